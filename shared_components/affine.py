@@ -1,0 +1,64 @@
+r"""Affine maps: parameters <-> matrices <-> fields, composition and inverse.
+
+Network parameters are ``A`` (B, D, D), the deviation from identity, and ``b`` (B, D), in voxels about the middle of the
+grid: displacement f(x) = A (x - c) + b with c = (n - 1) / 2 (VTN eq. 11; the paper leaves c out, but a small A must not
+shift the whole image). Homogeneous matrices are (B, D+1, D+1), voxels of one grid to voxels of the same grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .warp import affine_coords, coords_grid
+
+
+def _center(shape: Sequence[int], like: Tensor) -> Tensor:
+    return (torch.tensor(tuple(shape), dtype=like.dtype, device=like.device) - 1) / 2
+
+
+def to_matrix(A: Tensor, b: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the homogeneous (B, D+1, D+1) matrix of x -> x + A (x - c) + b on a grid of ``shape``."""
+    ndim = A.shape[-1]
+    matrix = torch.eye(ndim + 1, dtype=A.dtype, device=A.device).repeat(A.shape[0], 1, 1)
+    matrix[:, :ndim, :ndim] += A
+    matrix[:, :ndim, ndim] = b - A @ _center(shape, A)
+    return matrix
+
+
+def from_matrix(matrix: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return (A, b) of a homogeneous (B, D+1, D+1) matrix: the inverse of ``to_matrix``."""
+    ndim = matrix.shape[-1] - 1
+    A = matrix[:, :ndim, :ndim] - torch.eye(ndim, dtype=matrix.dtype, device=matrix.device)
+    return A, matrix[:, :ndim, ndim] + A @ _center(shape, matrix)
+
+
+def affine_ddf(A: Tensor, b: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the field f(x) = A (x - c) + b as ddf (B, D, *shape) in voxels."""
+    return affine_coords(to_matrix(A, b, shape), shape) - coords_grid(shape, A.device, A.dtype)
+
+
+def compose_affine(A: Tensor, b: Tensor, ddf: Tensor) -> Tensor:
+    """Return the ddf of the affine map after ``ddf``: (I + A) ddf + f(x), without interpolation and border clamp."""
+    shape = ddf.shape[2:]
+    turned = torch.einsum("bij,bj...->bi...", A, ddf)
+    return ddf + turned + affine_ddf(A, b, shape)
+
+
+def compose_params(outer: tuple[Tensor, Tensor], inner: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return (A, b) of x -> outer(inner(x)): (I + A1)(I + A2) - I and (I + A1) b2 + b1, both about the same middle."""
+    (A1, b1), (A2, b2) = outer, inner
+    return A1 + A2 + A1 @ A2, b2 + b1 + torch.einsum("bij,bj->bi", A1, b2)
+
+
+def invert_params(A: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (A, b) of the inverse map.
+
+    Raises:
+        torch.linalg.LinAlgError: if I + A is singular.
+    """
+    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    inverse = torch.linalg.inv(eye + A)
+    return inverse - eye, -torch.einsum("bij,bj->bi", inverse, b)
