@@ -1,0 +1,167 @@
+"""The pieces that train and evaluate share: batches for MONAI's engines, inferers, start-up, weights."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from monai.inferers import SimpleInferer
+from torch import Tensor, nn
+
+from .errors import InputError, find_input_error
+from .pairs.datasets import Item
+from .warp import warp_labels
+
+
+class PrepareTraining:
+    """Batch -> (image, targets, (), {"return_stages": True}) for MONAI's SupervisedTrainer.
+
+    Args:
+        symmetric: register both orders of each pair: the batch doubles, the second half has fixed and moving swapped.
+    """
+
+    def __init__(self, symmetric: bool = False) -> None:
+        self.symmetric = symmetric
+
+    def __call__(
+        self, batch: Item, device: torch.device | None = None, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor], tuple, dict[str, Any]]:
+        """Return inputs, targets, args and kwargs of the network call."""
+        image = batch["image"].to(device, non_blocking=non_blocking)
+        if self.symmetric:
+            image = torch.cat([image, image.flip(1)])
+        targets = {"fixed": image[:, :1]}
+        if "ddf" in batch:
+            targets["ddf"] = batch["ddf"].to(device, non_blocking=non_blocking)
+        return image, targets, (), {"return_stages": True}
+
+
+class PrepareInference:
+    """Batch -> (image, {labels and masks on the network grid}) for MONAI's SupervisedEvaluator."""
+
+    def __call__(
+        self, batch: Item, device: torch.device | None = None, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return inputs and targets."""
+        labels = {
+            key: value.to(device, non_blocking=non_blocking)
+            for key, value in batch.items()
+            if key.endswith(("_label", "_mask")) and isinstance(value, Tensor)
+        }
+        return batch["image"].to(device, non_blocking=non_blocking), labels
+
+
+class AutocastInferer(SimpleInferer):
+    """SimpleInferer under autocast on any device (MONAI's ``amp`` is for CUDA): half-precision features, fp32 warps.
+
+    Args:
+        dtype: "bfloat16", "float16" or "float32" (no autocast).
+    """
+
+    def __init__(self, dtype: str = "float32") -> None:
+        super().__init__()
+        self.dtype = getattr(torch, dtype)
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the network."""
+        with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
+            return network(inputs, *args, **kwargs)
+
+
+class WarpLabel:
+    """Post transform: add "moved_label", the moving label through "pred", on the network grid (nearest neighbour)."""
+
+    def __call__(self, data: Item) -> Item:
+        """Return the data, with "moved_label" where a moving label came along."""
+        moving = (data.get("label") or {}).get("moving_label")
+        if moving is None:
+            return data
+        return {**data, "moved_label": warp_labels(moving[None], data["pred"][None])[0]}
+
+
+def load_weights(network: nn.Module, path: str | Path, required: bool = True) -> bool:
+    """Load a plain state dict into the network, with ``weights_only=True`` and strictly.
+
+    Args:
+        network: receives the weights.
+        path: of the file.
+        required: raise if it is missing; otherwise leave the network as it is.
+
+    Returns:
+        whether weights were loaded.
+
+    Raises:
+        InputError: missing file, not a state dict, or of another network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        if not required:
+            return False
+        raise InputError(f"weights {path} are missing; download the bundle's model.pt or train with configs/train.json")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen types for a broken or hostile file
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"weights {path} cannot be read as a plain state dict ({reason}); get the file again") from None
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError):
+        raise InputError(
+            f"weights {path} belong to another network than the configuration builds; "
+            "use matching network_def settings or the bundle's own model.pt"
+        ) from None
+    return True
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device for "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
+
+    Raises:
+        InputError: for a CUDA device that is not there, or an unknown word.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device '{name}' is not known; use auto, cpu or cuda:0") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device '{name}' is not present on this machine; use --device auto or cpu")
+    return device
+
+
+def start(seed: int = 0) -> None:
+    """Second item of every ``initialize``: faults of the input become sentences, seeds are set, cuDNN is repeatable."""
+    sys.excepthook = _sentence_hook
+    torch.manual_seed(seed)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+
+def _sentence_hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the sentence of an InputError instead of its traceback; leave every other exception as it is."""
+    found = find_input_error(error)
+    if found is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        logging.shutdown()
+        print(f"error: {found}", file=sys.stderr)
+
+
+def warmup_cosine(
+    optimizer: torch.optim.Optimizer, epochs: int, warmup_epochs: int = 1, final: float = 0.0
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return a schedule by epoch: linear rise over ``warmup_epochs``, then a half cosine to ``final`` x the rate."""
+
+    def factor(epoch: int) -> float:
+        if epoch < warmup_epochs:
+            return (epoch + 1) / (warmup_epochs + 1)
+        progress = min(1.0, (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1))
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

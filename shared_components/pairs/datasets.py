@@ -1,0 +1,200 @@
+"""Which images meet which: datalists, folders of single subjects, random and listed pairs, epochs that can be resumed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, DistributedSampler
+
+from ..errors import InputError
+
+Item = dict[str, Any]
+_PATH_KEYS = {"image", "label", "fixed", "moving"} | {
+    f"{side}_{kind}" for side in ("fixed", "moving") for kind in ("image", "label", "mask", "points", "keypoints")
+}
+_RENAMED = {
+    f"{side}_{old}": f"{side}{new}"
+    for side in ("fixed", "moving")
+    for old, new in (("image", ""), ("keypoints", "_points"))
+}
+
+
+def read_datalist(path: str | Path, section: str = "validation") -> list[Item]:
+    """Read one section of a datalist: {"training": [...], "validation": [...], "test": [...]}.
+
+    Items are pairs {"fixed", "moving", "fixed_label", ...} or single subjects {"image", "label"}. Learn2Reg files work
+    as they are: ``numTraining``-style headers are ignored, ``registration_val`` / ``registration_test`` are read for
+    validation and test, and ``fixed_image`` / ``fixed_keypoints`` are other names for ``fixed`` / ``fixed_points``.
+    Relative paths are taken from the datalist's folder.
+
+    Raises:
+        InputError: missing, unreadable or empty file or section.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"datalist {path} does not exist; give the path of a JSON file with pairs") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"datalist {path} is not readable JSON ({error}); correct the file") from None
+    content = {section: content} if isinstance(content, list) else content
+    learn2reg = {"validation": "registration_val", "test": "registration_test"}.get(section, section)
+    items = content.get(learn2reg) or content.get(section) if isinstance(content, dict) else None
+    if not isinstance(items, list) or not items:
+        raise InputError(f"datalist {path} has no pairs under '{section}'; add a list of them")
+    return [_resolve(item, path) for item in items]
+
+
+def _resolve(item: Any, path: Path) -> Item:
+    if isinstance(item, str):
+        item = {"image": item}
+    if not isinstance(item, dict):
+        raise InputError(f"datalist {path} holds {item!r} where an object such as {{'fixed': ..., 'moving': ...}} belongs")
+    resolved = {}
+    for key, value in item.items():
+        name = _RENAMED.get(key, key)
+        is_path = key in _PATH_KEYS and isinstance(value, str)
+        resolved[name] = str((path.parent / value).resolve()) if is_path else value
+    return resolved
+
+
+def find_subjects(
+    dataset_dir: str | Path,
+    image_pattern: str = "*_t1.nii.gz",
+    label_pattern: str | None = "*_labels.nii.gz",
+    every: int = 5,
+    datalist: str | None = None,
+) -> dict[str, list[Item]]:
+    """Split a folder of single subjects: every ``every``-th of the sorted ones is validation, the rest training.
+
+    Args:
+        dataset_dir: folder with one image a subject, and labels where they exist.
+        image_pattern: glob with one ``*``, which stands for the subject.
+        label_pattern: likewise, or None.
+        every: 5 makes subjects 5, 10, 15, ... validation.
+        datalist: path of a datalist that is used instead of all this.
+
+    Returns:
+        {"training": [...], "validation": [...]} of {"image", "label", "subject"}; empty lists if the folder is missing,
+        so that a configuration can be read where its data are not.
+    """
+    if datalist:
+        return {name: read_datalist(datalist, name) for name in ("training", "validation")}
+    before, after = image_pattern.split("*", 1)
+    subjects = []
+    for image in sorted(Path(dataset_dir).glob(image_pattern)):
+        name = image.name[len(before) : len(image.name) - len(after)]
+        item = {"image": str(image), "subject": name}
+        label = image.with_name(label_pattern.replace("*", name)) if label_pattern else None
+        if label is not None and label.exists():
+            item["label"] = str(label)
+        subjects.append(item)
+    chosen = [(index + 1) % every == 0 for index in range(len(subjects))]
+    return {
+        "training": [s for s, c in zip(subjects, chosen, strict=True) if not c],
+        "validation": [s for s, c in zip(subjects, chosen, strict=True) if c],
+    }
+
+
+class PairDataset(Dataset):
+    """Pairs on a network grid, from listed pairs or from single subjects.
+
+    An item depends only on its index and the seed: index ``epoch * len(self) + i`` is the i-th pair of an epoch, so
+    training can be resumed exactly and the number of workers does not matter. ``PairSampler`` hands out such indices.
+
+    Args:
+        data: pairs {"fixed", "moving", ...} or single subjects {"image", "label"}; MONAI Label hands in the latter.
+        transform: preprocessing of one item, see ``make_preprocessing``.
+        length: pairs an epoch drawn at random; None takes every ordered pair of subjects, or the list, once.
+        augment: ``augment(item, generator) -> item`` for a finished pair, or None.
+        seed: of the drawing and of the augmentation.
+        cache: keep preprocessed items in memory.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Item],
+        transform: Callable[[Item], Item],
+        length: int | None = None,
+        augment: Callable[[Item, torch.Generator], Item] | None = None,
+        seed: int = 0,
+        cache: bool = True,
+    ) -> None:
+        self.data, self.transform, self.augment, self.seed = list(data), transform, augment, seed
+        self.single = bool(self.data) and "moving" not in self.data[0]
+        if self.single and len(self.data) == 1:
+            raise InputError("one subject alone makes no pair; add images to the data folder or the datalist")
+        self.pairs = list(itertools.permutations(range(len(self.data)), 2)) if self.single else range(len(self.data))
+        self.random = length is not None
+        self.length = length if length is not None else len(self.pairs)
+        self._cache: dict[int, Item] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        """Pairs in an epoch."""
+        return self.length if self.data else 0
+
+    def __getitem__(self, index: int) -> Item:
+        """Return pair ``index`` (see the class): {"image": (2, *size), labels (1, *size), "name"}."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(index))
+        if self.random:
+            chosen = self.pairs[int(torch.randint(len(self.pairs), (), generator=generator))]
+        else:
+            chosen = self.pairs[int(index) % self.length]
+        item = self._join(*chosen) if self.single else dict(self._load(chosen))
+        return self.augment(item, generator) if self.augment is not None else item
+
+    def _load(self, index: int) -> Item:
+        if self._cache is None:
+            return self.transform(dict(self.data[index]))
+        if index not in self._cache:
+            self._cache[index] = self.transform(dict(self.data[index]))
+        return self._cache[index]
+
+    def _join(self, fixed: int, moving: int) -> Item:
+        a, b = self._load(fixed), self._load(moving)
+        item: Item = {"image": torch.cat([a["image"], b["image"]]), "name": f"{a['name']}<-{b['name']}"}
+        if "label" in a and "label" in b:
+            item |= {"fixed_label": a["label"], "moving_label": b["label"]}
+        return item
+
+
+class PairSampler(DistributedSampler):
+    """Give each rank its share of an epoch's indices; the epoch is part of the index (see ``PairDataset``).
+
+    MONAI's engines call ``set_epoch`` (from 1 on) because this is a DistributedSampler.
+    """
+
+    def __init__(
+        self, dataset: PairDataset, shuffle: bool = True, num_replicas: int | None = None, rank: int | None = None
+    ) -> None:
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not distributed:
+            num_replicas, rank = num_replicas or 1, rank or 0
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=dataset.seed)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield indices ``epoch * len(dataset) + i``."""
+        offset = self.epoch * len(self.dataset)
+        return iter([offset + index for index in super().__iter__()])
+
+
+def pair_collate(items: list[Item]) -> Item:
+    """Stack tensors of equal shape; keep everything else (names, ``Pair``s) as a list."""
+    batch: Item = {}
+    for key in items[0]:
+        values = [item[key] for item in items]
+        stackable = all(isinstance(v, torch.Tensor) and v.shape == values[0].shape for v in values)
+        batch[key] = torch.stack(values) if stackable else values
+    return batch
+
+
+def tensors_of(labels: np.ndarray) -> torch.Tensor:
+    """Return integer labels as an int16 or int32 tensor, whichever holds them."""
+    small = labels.size == 0 or (labels.min() >= -(2**15) and labels.max() < 2**15)
+    return torch.from_numpy(np.ascontiguousarray(labels.astype(np.int16 if small else np.int32)))

@@ -1,0 +1,128 @@
+"""The frame a network sees: initial alignment, the cut, anti-aliasing and intensity scaling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import InputError
+from ..geometry import Frame, apply_affine, cut_frame, vox_to_vox
+from ..transform import pull
+from ..warp import affine_coords
+
+INITIAL = ("centre_of_mass", "header")
+
+
+def center_of_mass_mm(image: Tensor, frame: Frame) -> np.ndarray:
+    """Return the (D,) RAS mm centre of mass of (1, *spatial) intensities above the image's minimum."""
+    weight = (image[0].double() - image.min().double()).clamp_min(0)
+    total = weight.sum()
+    if total <= 0:
+        return frame.center_mm
+    center = []
+    for axis, n in enumerate(weight.shape):
+        along = weight.sum([a for a in range(weight.ndim) if a != axis])
+        center.append(float((along * torch.arange(n, dtype=along.dtype)).sum() / total))
+    return frame.to_mm(np.asarray(center))
+
+
+def initial_world(
+    fixed: Tensor, fixed_frame: Frame, moving: Tensor, moving_frame: Frame, initial: str | np.ndarray
+) -> np.ndarray:
+    """Return the (D+1, D+1) map fixed mm -> moving mm that starts a registration.
+
+    Args:
+        fixed: (1, *spatial) intensities, ``moving`` likewise.
+        initial: "centre_of_mass" (translation), "header" (identity) or a matrix, which is passed through.
+
+    Raises:
+        InputError: for another word.
+    """
+    if not isinstance(initial, str):
+        return np.asarray(initial, dtype=np.float64)
+    world = np.eye(fixed_frame.ndim + 1)
+    if initial == "centre_of_mass":
+        world[:-1, -1] = center_of_mass_mm(moving, moving_frame) - center_of_mass_mm(fixed, fixed_frame)
+    elif initial != "header":
+        raise InputError(f"initial_transform must be a file or one of {', '.join(INITIAL)}, not '{initial}'")
+    return world
+
+
+def network_frame(
+    fixed: Tensor, fixed_frame: Frame, size: Sequence[int], spacing: float | Sequence[float], center: str = "mass"
+) -> Frame:
+    """Return the grid of ``size`` voxels and ``spacing`` mm around the fixed image's mass or grid centre."""
+    middle = center_of_mass_mm(fixed, fixed_frame) if center == "mass" else None
+    return cut_frame(fixed_frame, size, spacing, middle)
+
+
+def smooth_for(image: Tensor, source: Frame, target_spacing: np.ndarray) -> Tensor:
+    """Blur (1, *spatial) along axes that will be sampled more coarsely: sigma^2 = (target^2 - source^2) / (8 ln 2).
+
+    The Gaussian's full width at half maximum makes up the difference between the voxel sizes, in mm.
+    """
+    out = image[None]
+    for axis, step in enumerate(source.spacing):
+        widen = target_spacing[axis] ** 2 - step**2
+        if widen <= 0.1 * step**2 or image.shape[axis + 1] < 2:
+            continue
+        sigma = float(np.sqrt(widen / (8 * np.log(2))) / step)
+        radius = min(int(np.ceil(3 * sigma)), image.shape[axis + 1] - 1)
+        x = torch.arange(-radius, radius + 1, dtype=torch.float32)
+        kernel = torch.exp(-0.5 * (x / sigma) ** 2)
+        kernel = kernel / kernel.sum()
+        moved = out.movedim(axis + 2, -1)
+        flat = moved.reshape(-1, 1, moved.shape[-1])
+        flat = F.conv1d(F.pad(flat, (radius, radius), mode="replicate"), kernel.view(1, 1, -1))
+        out = flat.view(moved.shape).movedim(-1, axis + 2)
+    return out[0]
+
+
+def spacing_along(source: Frame, network: Frame) -> np.ndarray:
+    """Return the network's voxel size in mm along each array axis of ``source``, whichever way that is turned."""
+    directions = np.linalg.inv(network.matrix / network.spacing) @ (source.matrix / source.spacing)
+    return np.abs(directions).T @ network.spacing / np.abs(directions).sum(0)
+
+
+def bring(
+    image: Tensor, source: Frame, network: Frame, world: np.ndarray | None = None, mode: str = "linear"
+) -> Tensor:
+    """Resample (1, *spatial) onto the network grid through ``world`` (network mm -> source mm), anti-aliased if linear."""
+    if mode == "linear":
+        image = smooth_for(image.float(), source, spacing_along(source, network))
+    matrix = torch.from_numpy(vox_to_vox(network, source, world)).float()
+    return pull(image, affine_coords(matrix, network.shape), mode)
+
+
+def intensity_window(image: Tensor, percentile: float = 99.5) -> tuple[float, float]:
+    """Return (minimum, ``percentile`` of what lies above the minimum): the range that is scaled to [0, 1]."""
+    values = image.flatten()
+    low = float(values.min())
+    values = values[values > low]
+    if values.numel() == 0:
+        return low, low + 1.0
+    rank = max(1, round(percentile / 100 * values.numel()))
+    high = float(values.kthvalue(rank).values)
+    return low, high if high > low else float(values.max())
+
+
+def scale(image: Tensor, window: tuple[float, float]) -> Tensor:
+    """Scale ``window`` to [0, 1] and clip."""
+    low, high = window
+    return ((image - low) / (high - low)).clamp(0, 1)
+
+
+def overlap(fixed: Frame, moving: Frame, world: np.ndarray, network: Frame) -> float:
+    """Return the fraction of the network grid that lies in the moving image's field of view."""
+    steps = [np.linspace(0, n - 1, 12) for n in network.shape]
+    points = np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, network.ndim)
+    there = moving.to_vox(apply_affine(world, network.to_mm(points)))
+    inside = (there >= -0.5) & (there <= np.asarray(moving.shape) - 0.5)
+    here = fixed.to_vox(network.to_mm(points))
+    inside_fixed = (here >= -0.5) & (here <= np.asarray(fixed.shape) - 0.5)
+    both = inside.all(-1) & inside_fixed.all(-1)
+    return float(both.sum() / max(inside_fixed.all(-1).sum(), 1))

@@ -1,0 +1,206 @@
+"""From files to a checked pair and to what the network sees: the preprocessing of every bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Compose
+from torch import Tensor
+
+from ..errors import InputError
+from ..geometry import Frame
+from ..images import Image, read_image, read_labels
+from ..itk_io import read_transform
+from ..points import check_points_inside, read_points
+from .datasets import Item
+from .frames import bring, initial_world, intensity_window, network_frame, overlap, scale
+
+SIDES = ("fixed", "moving")
+
+
+@dataclass
+class Pair:
+    """Two images in their native grids and all that came with them.
+
+    Attributes:
+        images: "fixed" and "moving".
+        labels, masks: by the same keys, integer images on the grid of their image; absent where not given.
+        points_mm: (N, D) RAS mm by the same keys.
+        initial: (D+1, D+1) world map fixed mm -> moving mm applied before the network.
+        network: the grid that the network saw.
+    """
+
+    images: dict[str, Image]
+    labels: dict[str, Image] = field(default_factory=dict)
+    masks: dict[str, Image] = field(default_factory=dict)
+    points_mm: dict[str, np.ndarray] = field(default_factory=dict)
+    initial: np.ndarray | None = None
+    network: Frame | None = None
+
+    @property
+    def fixed(self) -> Image:
+        """The fixed image."""
+        return self.images["fixed"]
+
+    @property
+    def moving(self) -> Image:
+        """The moving image."""
+        return self.images["moving"]
+
+
+class LoadPair:
+    """Read and check what an item names: {"fixed", "moving", labels, masks, points} or {"image", "label"}.
+
+    Raises:
+        InputError: one sentence with the file, the fault and the remedy.
+    """
+
+    def __call__(self, item: Item) -> Item:
+        """Add "pair" (for pairs) or "subject_image" and "subject_label" (for single subjects) to the item."""
+        if item.get("fixed") is None and item.get("moving") is None and item.get("image") is not None:
+            return self._single(item)
+        for side in SIDES:
+            if not item.get(side):
+                raise InputError(f"the {side} image is missing; give its path with --{side}")
+        if Path(item["fixed"]).resolve() == Path(item["moving"]).resolve():
+            raise InputError(f"fixed and moving are the same file, {item['fixed']}; give two different images")
+        pair = Pair({side: read_image(item[side], f"{side} image") for side in SIDES})
+        for side in SIDES:
+            self._extras(pair, item, side)
+        if len(pair.points_mm) == 2 and len(pair.points_mm["fixed"]) != len(pair.points_mm["moving"]):
+            counts = [len(pair.points_mm[side]) for side in SIDES]
+            raise InputError(
+                f"{item['fixed_points']} has {counts[0]} points and {item['moving_points']} has {counts[1]}; "
+                "landmarks must come in pairs, in the same order"
+            )
+        name = str(item.get("name") or f"{_stem(item['fixed'])}<-{_stem(item['moving'])}")
+        return {**item, "pair": pair, "name": name}
+
+    def _extras(self, pair: Pair, item: Item, side: str) -> None:
+        image = pair.images[side]
+        for kind, found in (("label", pair.labels), ("mask", pair.masks)):
+            path = item.get(f"{side}_{kind}")
+            if path:
+                found[side] = read_labels(path, f"{side} {kind}")
+                same_grid(found[side], image, f"{side} {kind}")
+        path = item.get(f"{side}_points")
+        if path:
+            pair.points_mm[side] = read_points(path).points_mm
+            check_points_inside(pair.points_mm[side], image.frame, path)
+
+    @staticmethod
+    def _single(item: Item) -> Item:
+        loaded = {**item, "subject_image": read_image(item["image"], "image")}
+        if item.get("label"):
+            loaded["subject_label"] = read_labels(item["label"], "label")
+            same_grid(loaded["subject_label"], loaded["subject_image"], "label")
+        loaded["name"] = str(item.get("subject") or _stem(item["image"]))
+        return loaded
+
+
+def _stem(path: str | Path) -> str:
+    name = Path(path).name
+    return name[: -len(".nii.gz")] if name.endswith(".nii.gz") else Path(name).stem
+
+
+def same_grid(label: Image, image: Image, what: str) -> None:
+    """Refuse a label or mask that lies on another grid than its image.
+
+    Raises:
+        InputError: naming both files.
+    """
+    if not label.frame.same_grid(image.frame, tolerance_mm=0.01):
+        raise InputError(
+            f"{what} {label.path} (shape {label.frame.shape}) is not on the grid of its image {image.path} "
+            f"(shape {image.frame.shape}); resample it there first"
+        )
+
+
+class FramePair:
+    """Cut the network's view: {"image": (2, *size)} and, on the same grid, labels and masks.
+
+    Args:
+        size: of the network grid in voxels.
+        spacing: of the network grid in mm.
+        initial_transform: "centre_of_mass", "header" or the path of an affine (ITK, fixed mm -> moving mm).
+        center: the network grid lies around the fixed image's centre of "mass" or "grid".
+        window: intensities scaled to [0, 1]; None takes minimum and 99.5th percentile of each image.
+        keep_native: hand on the ``Pair`` with the native images; training on listed pairs has no use for it.
+    """
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        spacing: float | Sequence[float],
+        initial_transform: str = "centre_of_mass",
+        center: str = "mass",
+        window: tuple[float, float] | None = None,
+        keep_native: bool = True,
+    ) -> None:
+        self.size, self.spacing, self.center, self.window = size, spacing, center, window
+        self.keep_native = keep_native
+        self.initial = initial_transform
+
+    def __call__(self, item: Item) -> Item:
+        """Return the item with "image" and labels as tensors on the network grid."""
+        return self._pair(item) if "pair" in item else self._single(item)
+
+    def _initial(self, pair: Pair) -> np.ndarray:
+        initial: Any = self.initial
+        if initial not in ("centre_of_mass", "header"):
+            if not Path(initial).is_file():
+                raise InputError(f"initial transform {initial} is neither a file nor 'centre_of_mass' or 'header'")
+            initial = read_transform(initial)
+            if not isinstance(initial, np.ndarray):
+                raise InputError(f"initial transform {self.initial} is a displacement field; give an affine (.tfm, .mat)")
+        return initial_world(pair.fixed.array, pair.fixed.frame, pair.moving.array, pair.moving.frame, initial)
+
+    def _pair(self, item: Item) -> Item:
+        pair: Pair = item["pair"]
+        pair.initial = self._initial(pair)
+        pair.network = network_frame(pair.fixed.array, pair.fixed.frame, self.size, self.spacing, self.center)
+        common = overlap(pair.fixed.frame, pair.moving.frame, pair.initial, pair.network)
+        if common < 0.02:
+            raise InputError(
+                f"{pair.fixed.path} and {pair.moving.path} do not overlap in space after the initial transform "
+                f"'{self.initial}'; use --initial_transform centre_of_mass or give an affine file"
+            )
+        worlds = {"fixed": None, "moving": pair.initial}
+        views = [self._view(pair.images[side], pair.network, worlds[side]) for side in SIDES]
+        out: Item = {"image": torch.cat(views), "name": item["name"]}
+        if self.keep_native:
+            out["pair"] = pair
+        for kind, found in (("label", pair.labels), ("mask", pair.masks)):
+            for side, image in found.items():
+                out[f"{side}_{kind}"] = bring(image.array, image.frame, pair.network, worlds[side], "nearest")
+        return out
+
+    def _view(self, image: Image, network: Frame, world: np.ndarray | None) -> Tensor:
+        return scale(bring(image.array, image.frame, network, world), self.window or intensity_window(image.array))
+
+    def _single(self, item: Item) -> Item:
+        image: Image = item["subject_image"]
+        network = network_frame(image.array, image.frame, self.size, self.spacing, self.center)
+        out: Item = {"image": self._view(image, network, None), "name": item["name"]}
+        if "subject_label" in item:
+            label: Image = item["subject_label"]
+            out["label"] = bring(label.array, label.frame, network, None, "nearest")
+        return out
+
+
+def make_preprocessing(
+    size: Sequence[int],
+    spacing: float | Sequence[float],
+    initial_transform: str = "centre_of_mass",
+    center: str = "mass",
+    window: tuple[float, float] | None = None,
+    keep_native: bool = True,
+) -> Compose:
+    """Return the transforms from an item with paths to the network's view; see ``LoadPair`` and ``FramePair``."""
+    initial = initial_transform or "centre_of_mass"
+    return Compose([LoadPair(), FramePair(size, spacing, initial, center, window, keep_native)])
