@@ -1,0 +1,33 @@
+"""Ignite handlers for MONAI's SupervisedTrainer and SupervisedEvaluator; all can be written in a JSON config."""
+
+from .checkpoint import AtomicCheckpointSaver, AtomicDiskSaver
+from .pair_metrics import (
+    DiceHandler,
+    HD95Handler,
+    InverseConsistencyHandler,
+    IoUHandler,
+    JacobianHandler,
+    LabelMetricHandler,
+    TREHandler,
+)
+from .progress import EpochProgress, StageLossLogger
+from .rows import PairMetricHandler, TakeKeys
+from .training import GradientClip, StopOnNaN
+
+__all__ = [
+    "AtomicCheckpointSaver",
+    "AtomicDiskSaver",
+    "DiceHandler",
+    "EpochProgress",
+    "GradientClip",
+    "HD95Handler",
+    "InverseConsistencyHandler",
+    "IoUHandler",
+    "JacobianHandler",
+    "LabelMetricHandler",
+    "PairMetricHandler",
+    "StageLossLogger",
+    "StopOnNaN",
+    "TREHandler",
+    "TakeKeys",
+]
