@@ -24,7 +24,7 @@ def to_matrix(A: Tensor, b: Tensor, shape: Sequence[int]) -> Tensor:
     ndim = A.shape[-1]
     matrix = torch.eye(ndim + 1, dtype=A.dtype, device=A.device).repeat(A.shape[0], 1, 1)
     matrix[:, :ndim, :ndim] += A
-    matrix[:, :ndim, ndim] = b - A @ _center(shape, A)
+    matrix[:, :ndim, ndim] = b - (A * _center(shape, A)).sum(-1)  # no matmul: autocast would halve its precision
     return matrix
 
 
@@ -32,7 +32,7 @@ def from_matrix(matrix: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Return (A, b) of a homogeneous (B, D+1, D+1) matrix: the inverse of ``to_matrix``."""
     ndim = matrix.shape[-1] - 1
     A = matrix[:, :ndim, :ndim] - torch.eye(ndim, dtype=matrix.dtype, device=matrix.device)
-    return A, matrix[:, :ndim, ndim] + A @ _center(shape, matrix)
+    return A, matrix[:, :ndim, ndim] + (A * _center(shape, matrix)).sum(-1)
 
 
 def affine_ddf(A: Tensor, b: Tensor, shape: Sequence[int]) -> Tensor:
@@ -43,14 +43,16 @@ def affine_ddf(A: Tensor, b: Tensor, shape: Sequence[int]) -> Tensor:
 def compose_affine(A: Tensor, b: Tensor, ddf: Tensor) -> Tensor:
     """Return the ddf of the affine map after ``ddf``: (I + A) ddf + f(x), without interpolation and border clamp."""
     shape = ddf.shape[2:]
-    turned = torch.einsum("bij,bj...->bi...", A, ddf)
+    with torch.autocast(ddf.device.type, enabled=False):
+        turned = torch.einsum("bij,bj...->bi...", A, ddf)
     return ddf + turned + affine_ddf(A, b, shape)
 
 
 def compose_params(outer: tuple[Tensor, Tensor], inner: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Return (A, b) of x -> outer(inner(x)): (I + A1)(I + A2) - I and (I + A1) b2 + b1, both about the same middle."""
     (A1, b1), (A2, b2) = outer, inner
-    return A1 + A2 + A1 @ A2, b2 + b1 + torch.einsum("bij,bj->bi", A1, b2)
+    with torch.autocast(A1.device.type, enabled=False):
+        return A1 + A2 + A1 @ A2, b2 + b1 + (A1 @ b2.unsqueeze(-1)).squeeze(-1)
 
 
 def invert_params(A: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,4 +63,4 @@ def invert_params(A: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """
     eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     inverse = torch.linalg.inv(eye + A)
-    return inverse - eye, -torch.einsum("bij,bj->bi", inverse, b)
+    return inverse - eye, -(inverse * b.unsqueeze(1)).sum(-1)

@@ -43,7 +43,7 @@ class PrepareTraining:
 
 
 class PrepareInference:
-    """Batch -> (image, {labels and masks on the network grid}) for MONAI's SupervisedEvaluator."""
+    """Batch -> (image, {labels, masks and points on the network grid}) for MONAI's SupervisedEvaluator."""
 
     def __call__(
         self, batch: Item, device: torch.device | None = None, non_blocking: bool = False, **kwargs: Any
@@ -52,7 +52,7 @@ class PrepareInference:
         labels = {
             key: value.to(device, non_blocking=non_blocking)
             for key, value in batch.items()
-            if key.endswith(("_label", "_mask")) and isinstance(value, Tensor)
+            if key.endswith(("_label", "_mask", "_points_vox")) and isinstance(value, Tensor)
         }
         return batch["image"].to(device, non_blocking=non_blocking), labels
 
@@ -108,7 +108,9 @@ def load_weights(network: nn.Module, path: str | Path, required: bool = True) ->
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for a broken or hostile file
         reason = str(error).splitlines()[0][:120]
-        raise InputError(f"weights {path} cannot be read as a plain state dict ({reason}); get the file again") from None
+        raise InputError(
+            f"weights {path} cannot be read as a plain state dict ({reason}); get the file again"
+        ) from None
     try:
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError):

@@ -58,7 +58,8 @@ def orthogonality(A: Tensor, epsilon: float = 1e-5) -> Tensor:
     """
     ndim = A.shape[-1]
     eye = torch.eye(ndim, dtype=A.dtype, device=A.device)
-    C = (eye + A).mT @ (eye + A) + epsilon * eye
+    with torch.autocast(A.device.type, enabled=False):
+        C = (eye + A).mT @ (eye + A) + epsilon * eye
     trace = C.diagonal(dim1=-2, dim2=-1).sum(-1)
     if ndim == 2:
         minors, det = trace, C[:, 0, 0] * C[:, 1, 1] - C[:, 0, 1] * C[:, 1, 0]

@@ -131,7 +131,8 @@ class LocalNCC(nn.Module):
             if mask is None:
                 return 1 - squared.mean()
             mask = mask.to(squared.dtype).expand_as(squared)
-            return 1 - (mask * squared).sum() / mask.sum().clamp_min(1e-6)
+            axes = tuple(range(1, squared.ndim))
+            return 1 - ((mask * squared).sum(axes) / mask.sum(axes).clamp_min(1e-6)).mean()
 
 
 class GlobalNCC(nn.Module):

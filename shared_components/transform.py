@@ -70,11 +70,14 @@ class PhysicalField:
 
 
 def pull(image: Tensor, coords: Tensor, mode: str = "linear") -> Tensor:
-    """Sample (C, *in) at (1, D, *out) voxel positions; what lies outside gets the image's minimum. Dtype is kept."""
+    """Sample (C, *in) at (1, D, *out) voxel positions; the dtype is kept.
+
+    What lies outside gets the image's minimum, or 0 where integers (labels, masks) are sampled by nearest neighbour.
+    """
     work = image.to(torch.float64 if mode == "nearest" and image.dtype != torch.float32 else torch.float32)
-    low = work.amin()
+    low = work.new_zeros(()) if mode == "nearest" and not image.is_floating_point() else work.amin()
     moved = sample((work - low)[None], coords, mode, "zeros")[0] + low
-    return moved.to(image.dtype)
+    return (moved if image.is_floating_point() else moved.round()).to(image.dtype)
 
 
 def carry(

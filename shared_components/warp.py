@@ -70,6 +70,8 @@ def sample(image: Tensor, coords: Tensor, mode: str = "linear", padding: str = "
         raise ValueError(f"mode must be one of {sorted(_MODES)} and padding one of {_PADDINGS}, got {mode}, {padding}")
     if coords.ndim != image.ndim or coords.shape[1] != ndim or coords.shape[0] not in (1, image.shape[0]):
         raise ValueError(f"coords {tuple(coords.shape)} do not fit an image {tuple(image.shape)}")
+    if padding == "zeros" and 1 in image.shape[2:]:
+        image, coords = _thicken(image, coords)
     work = torch.promote_types(torch.promote_types(image.dtype, coords.dtype), torch.float32)
     with torch.autocast(image.device.type, enabled=False):
         size = torch.tensor(image.shape[2:], device=coords.device, dtype=work)
@@ -78,6 +80,13 @@ def sample(image: Tensor, coords: Tensor, mode: str = "linear", padding: str = "
         grid_norm = grid_norm.movedim(1, -1).flip(-1)
         moved = _sample_slabs(image.to(work), grid_norm, mode, padding)
     return moved.to(image.dtype)
+
+
+def _thicken(image: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
+    """Put zeros around axes of one voxel: [-1, 1] has no scale there, and no coordinate would ever lie outside."""
+    single = [int(n == 1) for n in image.shape[2:]]
+    image = F.pad(image, [side for width in reversed(single) for side in (width, width)])
+    return image, coords + torch.tensor(single, device=coords.device).view(1, -1, *(1,) * len(single))
 
 
 def _sample_slabs(image: Tensor, grid: Tensor, mode: str, padding: str) -> Tensor:
@@ -148,8 +157,9 @@ def invert(ddf: Tensor, iterations: int = 50, tolerance: float = 1e-3) -> tuple[
         tolerance: stop when the largest change of a step falls below so many voxels.
 
     Returns:
-        the inverse (B, D, *spatial) in voxels, and the residual: 95th percentile over voxels that stay inside the grid
-        of |v + u(x + v)| in voxels. Where u folds there is no inverse and the residual says so.
+        the inverse (B, D, *spatial) in voxels, and the residual in voxels: the larger 95th percentile of |v + u(x + v)|
+        and |u + v(x + u)| over voxels that stay inside the grid. The first alone can vanish where u folds, because v
+        may follow one of several branches; the second cannot.
     """
     inverse = -ddf
     for step in range(iterations):
@@ -157,14 +167,15 @@ def invert(ddf: Tensor, iterations: int = 50, tolerance: float = 1e-3) -> tuple[
         inverse = inverse + update * (1.0 if step < 10 else 0.5)
         if update.detach().abs().max() < tolerance:
             break
-    return inverse, _inverse_residual(ddf, inverse)
+    forth, back = ddf.detach(), inverse.detach()
+    return inverse, max(_residual(forth, back), _residual(back, forth))
 
 
-def _inverse_residual(ddf: Tensor, inverse: Tensor) -> float:
-    coords = coords_of(inverse.detach())
-    size = torch.tensor(ddf.shape[2:], device=ddf.device, dtype=coords.dtype).view(1, -1, *(1,) * (ddf.ndim - 2))
+def _residual(outer: Tensor, inner: Tensor) -> float:
+    coords = coords_of(inner)
+    size = torch.tensor(inner.shape[2:], device=inner.device, dtype=coords.dtype).view(1, -1, *(1,) * (inner.ndim - 2))
     inside = ((coords >= 0) & (coords <= size - 1)).all(1)
-    error = compose(ddf.detach(), inverse.detach()).norm(dim=1)[inside]
+    error = compose(outer, inner).norm(dim=1)[inside]
     if error.numel() == 0:
         return float("inf")
     rank = max(1, round(0.95 * error.numel()))
@@ -183,14 +194,10 @@ def resize(ddf: Tensor, shape: Sequence[int]) -> Tensor:
     return F.interpolate(ddf, size=shape, mode=mode, align_corners=True) * scale
 
 
-def jacobian_matrix(ddf: Tensor, difference: str = "central") -> Tensor:
-    """Return I + du_i/dx_j as (B, D, D, *spatial), last two D axes [i, j].
-
-    "central": second order inside, one-sided at the border. "forward": u(x + e) - u(x), repeated at the last voxel.
-    """
-    ndim = ddf.ndim - 2
+def _derivatives(ddf: Tensor, difference: str) -> list[Tensor]:
+    """Return du/dx_k for each axis k, (B, D, *spatial) each."""
     columns = []
-    for axis in range(2, 2 + ndim):
+    for axis in range(2, ddf.ndim):
         if difference == "central":
             columns.append(torch.gradient(ddf, dim=axis, edge_order=1)[0])
         elif difference == "forward":
@@ -198,26 +205,38 @@ def jacobian_matrix(ddf: Tensor, difference: str = "central") -> Tensor:
             columns.append(torch.cat([step, step.narrow(axis, step.shape[axis] - 1, 1)], axis))
         else:
             raise ValueError(f"difference must be 'central' or 'forward', got {difference}")
+    return columns
+
+
+def jacobian_matrix(ddf: Tensor, difference: str = "central") -> Tensor:
+    """Return I + du_i/dx_j as (B, D, D, *spatial), the two D axes being [i, j].
+
+    "central": second order inside, one-sided at the border. "forward": u(x + e) - u(x), repeated at the last voxel.
+    """
+    ndim = ddf.ndim - 2
     eye = torch.eye(ndim, device=ddf.device, dtype=ddf.dtype).view(1, ndim, ndim, *(1,) * ndim)
-    return torch.stack(columns, 2) + eye
+    return torch.stack(_derivatives(ddf, difference), 2) + eye
 
 
 def jacobian_determinant(ddf: Tensor, difference: str = "central") -> Tensor:
-    """Return det(I + grad u) as (B, *spatial); <= 0 where the field folds."""
-    j = jacobian_matrix(ddf, difference)
+    """Return det(I + grad u) as (B, *spatial); <= 0 where the field folds. ``difference``: see ``jacobian_matrix``.
+
+    The columns are taken apart with unbind: indexing a stacked matrix costs ten times as much in the backward pass.
+    """
+    columns = [list(column.unbind(1)) for column in _derivatives(ddf, difference)]
+    for k, column in enumerate(columns):
+        column[k] = column[k] + 1
     if ddf.ndim == 4:
-        return j[:, 0, 0] * j[:, 1, 1] - j[:, 0, 1] * j[:, 1, 0]
-    return (
-        j[:, 0, 0] * (j[:, 1, 1] * j[:, 2, 2] - j[:, 1, 2] * j[:, 2, 1])
-        - j[:, 0, 1] * (j[:, 1, 0] * j[:, 2, 2] - j[:, 1, 2] * j[:, 2, 0])
-        + j[:, 0, 2] * (j[:, 1, 0] * j[:, 2, 1] - j[:, 1, 1] * j[:, 2, 0])
-    )
+        (a, c), (b, d) = columns
+        return a * d - b * c
+    (a, d, g), (b, e, h), (c, f, i) = columns
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
 def fixed_points_to_moving(points_vox: Tensor, ddf: Tensor) -> Tensor:
     """Carry points of the fixed image (B, N, D) to the moving image through the pull-back ``ddf``: p + ddf(p)."""
     coords = points_vox.movedim(-1, 1).reshape(*points_vox.shape[:1], points_vox.shape[-1], -1, *(1,) * (ddf.ndim - 3))
-    step = sample(ddf, coords.to(ddf.dtype)).flatten(2).movedim(1, -1)
+    step = sample(ddf, coords).flatten(2).movedim(1, -1)
     return points_vox + step
 
 

@@ -1,7 +1,15 @@
 """Fixed/moving pairs: where they come from and how they reach the network."""
 
 from .augment import AugmentPair
-from .datasets import PairDataset, PairSampler, find_subjects, pair_collate, read_datalist
+from .datasets import (
+    PairDataset,
+    PairSampler,
+    find_subjects,
+    pair_collate,
+    read_datalist,
+    requested_pairs,
+    single_collate,
+)
 from .load import FramePair, LoadPair, Pair, make_preprocessing
 
 __all__ = [
@@ -15,4 +23,6 @@ __all__ = [
     "make_preprocessing",
     "pair_collate",
     "read_datalist",
+    "requested_pairs",
+    "single_collate",
 ]

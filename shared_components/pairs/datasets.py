@@ -1,4 +1,4 @@
-"""Which images meet which: datalists, folders of single subjects, random and listed pairs, epochs that can be resumed."""
+"""Which images meet which: datalists, folders of single subjects, random and listed pairs, resumable epochs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset, DistributedSampler
 
@@ -55,7 +54,9 @@ def _resolve(item: Any, path: Path) -> Item:
     if isinstance(item, str):
         item = {"image": item}
     if not isinstance(item, dict):
-        raise InputError(f"datalist {path} holds {item!r} where an object such as {{'fixed': ..., 'moving': ...}} belongs")
+        raise InputError(
+            f"datalist {path} holds {item!r} where an object such as {{'fixed': ..., 'moving': ...}} belongs"
+        )
     resolved = {}
     for key, value in item.items():
         name = _RENAMED.get(key, key)
@@ -194,7 +195,14 @@ def pair_collate(items: list[Item]) -> Item:
     return batch
 
 
-def tensors_of(labels: np.ndarray) -> torch.Tensor:
-    """Return integer labels as an int16 or int32 tensor, whichever holds them."""
-    small = labels.size == 0 or (labels.min() >= -(2**15) and labels.max() < 2**15)
-    return torch.from_numpy(np.ascontiguousarray(labels.astype(np.int16 if small else np.int32)))
+def single_collate(items: list[Item]) -> Item:
+    """Batch of one pair: tensors gain a batch axis, the ``Pair`` and the name stay themselves."""
+    (item,) = items
+    return {key: value[None] if isinstance(value, torch.Tensor) else value for key, value in item.items()}
+
+
+def requested_pairs(datalist: str | None = None, section: str = "test", **paths: str | None) -> list[Item]:
+    """Return what the user asked for: the pairs of a datalist's section, or the one pair named by ``paths``."""
+    if datalist:
+        return read_datalist(datalist, section)
+    return [{key: value for key, value in paths.items() if value}]

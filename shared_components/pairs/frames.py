@@ -91,7 +91,7 @@ def spacing_along(source: Frame, network: Frame) -> np.ndarray:
 def bring(
     image: Tensor, source: Frame, network: Frame, world: np.ndarray | None = None, mode: str = "linear"
 ) -> Tensor:
-    """Resample (1, *spatial) onto the network grid through ``world`` (network mm -> source mm), anti-aliased if linear."""
+    """Resample (1, *spatial) on the network grid through ``world`` (network mm -> source mm); linear is anti-aliased."""
     if mode == "linear":
         image = smooth_for(image.float(), source, spacing_along(source, network))
     matrix = torch.from_numpy(vox_to_vox(network, source, world)).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from monai.transforms import Compose
 from torch import Tensor
 
 from ..errors import InputError
-from ..geometry import Frame
+from ..geometry import Frame, apply_affine
 from ..images import Image, read_image, read_labels
 from ..itk_io import read_transform
 from ..points import check_points_inside, read_points
@@ -33,6 +34,7 @@ class Pair:
         points_mm: (N, D) RAS mm by the same keys.
         initial: (D+1, D+1) world map fixed mm -> moving mm applied before the network.
         network: the grid that the network saw.
+        started: ``time.perf_counter`` when reading began.
     """
 
     images: dict[str, Image]
@@ -41,6 +43,7 @@ class Pair:
     points_mm: dict[str, np.ndarray] = field(default_factory=dict)
     initial: np.ndarray | None = None
     network: Frame | None = None
+    started: float = field(default_factory=time.perf_counter)
 
     @property
     def fixed(self) -> Image:
@@ -69,7 +72,8 @@ class LoadPair:
                 raise InputError(f"the {side} image is missing; give its path with --{side}")
         if Path(item["fixed"]).resolve() == Path(item["moving"]).resolve():
             raise InputError(f"fixed and moving are the same file, {item['fixed']}; give two different images")
-        pair = Pair({side: read_image(item[side], f"{side} image") for side in SIDES})
+        started = time.perf_counter()
+        pair = Pair({side: read_image(item[side], f"{side} image") for side in SIDES}, started=started)
         for side in SIDES:
             self._extras(pair, item, side)
         if len(pair.points_mm) == 2 and len(pair.points_mm["fixed"]) != len(pair.points_mm["moving"]):
@@ -90,8 +94,9 @@ class LoadPair:
                 same_grid(found[side], image, f"{side} {kind}")
         path = item.get(f"{side}_points")
         if path:
-            pair.points_mm[side] = read_points(path).points_mm
-            check_points_inside(pair.points_mm[side], image.frame, path)
+            what = f"{side} points"
+            pair.points_mm[side] = read_points(path, what, image.frame.ndim, frame=image.frame).points_mm
+            check_points_inside(pair.points_mm[side], image.frame, path, what)
 
     @staticmethod
     def _single(item: Item) -> Item:
@@ -122,7 +127,7 @@ def same_grid(label: Image, image: Image, what: str) -> None:
 
 
 class FramePair:
-    """Cut the network's view: {"image": (2, *size)} and, on the same grid, labels and masks.
+    """Cut the network's view: {"image": (2, *size)} and, on the same grid, labels, masks and "*_points_vox" (N, D).
 
     Args:
         size: of the network grid in voxels.
@@ -157,7 +162,9 @@ class FramePair:
                 raise InputError(f"initial transform {initial} is neither a file nor 'centre_of_mass' or 'header'")
             initial = read_transform(initial)
             if not isinstance(initial, np.ndarray):
-                raise InputError(f"initial transform {self.initial} is a displacement field; give an affine (.tfm, .mat)")
+                raise InputError(
+                    f"initial transform {self.initial} is a displacement field; give an affine (.tfm, .mat)"
+                )
         return initial_world(pair.fixed.array, pair.fixed.frame, pair.moving.array, pair.moving.frame, initial)
 
     def _pair(self, item: Item) -> Item:
@@ -178,6 +185,9 @@ class FramePair:
         for kind, found in (("label", pair.labels), ("mask", pair.masks)):
             for side, image in found.items():
                 out[f"{side}_{kind}"] = bring(image.array, image.frame, pair.network, worlds[side], "nearest")
+        for side, points_mm in pair.points_mm.items():
+            here_mm = points_mm if side == "fixed" else apply_affine(np.linalg.inv(pair.initial), points_mm)
+            out[f"{side}_points_vox"] = torch.from_numpy(pair.network.to_vox(here_mm))
         return out
 
     def _view(self, image: Image, network: Frame, world: np.ndarray | None) -> Tensor:
