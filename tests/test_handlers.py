@@ -212,12 +212,6 @@ def test_all_handlers_can_be_written_in_json(tmp_path):
         "nan": {"_target_": package + "StopOnNaN"},
         "progress": {"_target_": package + "EpochProgress"},
         "terms": {"_target_": package + "StageLossLogger", "log_dir": str(tmp_path)},
-        "saver": {
-            "_target_": package + "AtomicCheckpointSaver",
-            "save_dir": str(tmp_path),
-            "save_dict": {"model": {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}},
-            "save_interval": 1,
-        },
     }
     parser = ConfigParser(config)
     built = {key: parser.get_parsed_content(key) for key in config}

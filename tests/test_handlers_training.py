@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.utils.data import DataLoader
 
-from shared_components import checkpoints, handlers
+from shared_components import handlers
 
 
 class Loss:
@@ -166,44 +166,3 @@ def test_terms_go_to_a_given_writer_and_the_log_alone_suffices():
     engine = trainer([4.0], [handlers.StageLossLogger(summary_writer=writer, tag="t"), handlers.StageLossLogger()])
     engine.run()
     assert ("t/extra", 4.0, 1) in calls and len(calls) == 3
-
-
-def saver(folder, **options):
-    model = nn.Linear(1, 1, bias=False)
-    return model, handlers.AtomicCheckpointSaver(str(folder), {"model": model}, **options)
-
-
-def test_killed_while_saving_the_previous_checkpoint_is_whole(tmp_path, monkeypatch):
-    model, handler = saver(tmp_path, save_key_metric=True, key_metric_name="m", key_metric_filename="model.pt")
-    weights = tmp_path / "model.pt"
-
-    def run(value):
-        engine = Engine(lambda engine, batch: None)
-        handler.attach(engine)
-        nn.init.constant_(model.weight, value)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: e.state.metrics.update(m=value))
-        engine.logger.setLevel(logging.CRITICAL)
-        engine.run([0])
-
-    def broken_save(content, stream):
-        assert torch.load(weights, weights_only=True)["weight"].item() == 1.0, "the old file must still be there"
-        stream.write(b"half a file")
-        raise KeyboardInterrupt
-
-    run(1.0)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoints.torch, "save", broken_save)
-        run(2.0)
-    assert torch.load(weights, weights_only=True)["weight"].item() == 1.0
-    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
-    run(3.0)
-    assert torch.load(weights, weights_only=True)["weight"].item() == 3.0
-
-
-def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path):
-    _, handler = saver(tmp_path, save_interval=1, n_saved=2, save_final=True)
-    engine = Engine(lambda engine, batch: None)
-    handler.attach(engine)
-    engine.run([0], max_epochs=4)
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["model_epoch=3.pt", "model_epoch=4.pt", "model_final_iteration=4.pt"]

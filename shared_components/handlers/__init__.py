@@ -1,6 +1,5 @@
 """Ignite handlers for MONAI's SupervisedTrainer and SupervisedEvaluator; all can be written in a JSON config."""
 
-from .checkpoint import AtomicCheckpointSaver, AtomicDiskSaver
 from .pair_metrics import (
     DiceHandler,
     HD95Handler,
@@ -15,8 +14,6 @@ from .rows import PairMetricHandler, TakeKeys
 from .training import GradientClip, StopOnNaN
 
 __all__ = [
-    "AtomicCheckpointSaver",
-    "AtomicDiskSaver",
     "DiceHandler",
     "EpochProgress",
     "GradientClip",

@@ -28,7 +28,7 @@ from .jacobian import (
 )
 from .overlap import common_labels, dice, iou, mean_over_labels
 from .points import distance_statistics, tre_mm
-from .summary import field_summary, label_summary
+from .summary import field_summary, label_summary, plain
 from .surface import hd95_l2r, hd95_mm, surface_voxels
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "mean_over_labels",
     "ndv_percent",
     "non_diffeomorphic_volume",
+    "plain",
     "sdlogj",
     "sdlogj_l2r",
     "std_jacobian",

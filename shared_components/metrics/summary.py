@@ -17,10 +17,10 @@ from .surface import hd95_l2r, hd95_mm
 Summary = dict[str, Any]
 
 
-def _plain(value: Any) -> Any:
-    """Replace NaN and infinity by None (JSON has neither) and round to six significant digits."""
+def plain(value: Any) -> Any:
+    """Return results fit for JSON: NaN and infinity become None, numbers are rounded to six significant digits."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
@@ -42,7 +42,7 @@ def field_summary(ddf_vox: Field, spacing_mm: Sequence[float], mask: Field | Non
     step = torch.tensor([float(s) for s in spacing_mm], dtype=field.dtype, device=field.device)
     length = (field[0] * step.view(-1, *(1,) * len(shape))).norm(dim=0)
     length = length if mask is None else length[torch.as_tensor(mask).to(field.device).reshape(shape) != 0]
-    return _plain(
+    return plain(
         {
             "displacement_mm": distance_statistics(length.double().cpu().numpy()),
             **jacobian_statistics(field, mask),
@@ -79,7 +79,7 @@ def label_summary(
         scores["hd95_l2r"] = hd95_l2r(fixed, moved, wanted)
     values, in_fixed, in_moved, _ = label_counts(fixed, moved)
     asked = np.ones_like(values, dtype=bool) if wanted is None else np.isin(values, wanted)
-    return _plain(
+    return plain(
         {
             "mean": {name: mean_over_labels(score) for name, score in scores.items()},
             "labels": {label: {name: scores[name][label] for name in scores} for label in scores["dice"]},

@@ -9,19 +9,25 @@ from torch import Tensor
 
 from ..affine import affine_ddf, compose_affine
 from ..synth.deformations import bspline_field
+from ..synth.intensities import add_gaussian_noise, bias_field, change_contrast
 from ..warp import warp_image, warp_labels
 from .datasets import Item
 
 
 class AugmentPair:
-    """Deform the moving image and mirror the pair.
+    """Pose the pair anew, deform the moving image, change intensities, mirror. All off by default but the B-splines.
 
     Args:
-        bspline: strength of the B-spline field of VTN (0.4 is the paper's; see ``synth.bspline_field``); 0 for none.
+        bspline: strength of the B-spline field of VTN on the moving image (0.4 is the paper's; see
+            ``synth.bspline_field``); 0 for none.
         control_points: of that field, per axis.
-        rotation: largest rotation of the moving image about each axis, in degrees.
-        scaling: largest relative change of size along each axis.
-        translation: largest shift along each axis, as a fraction of its length.
+        rotation: largest extra rotation of the moving image about each axis, in degrees.
+        scaling: largest extra relative change of its size along each axis.
+        translation: largest extra shift along each axis, as a fraction of its length.
+        pose_rotation, pose_scaling: likewise, but common to both images: heads are held and cut in many ways.
+        contrast: strength of an increasing random intensity curve, drawn for each image; below 1.
+        bias: bound on |log| of a smooth intensity factor, drawn for each image.
+        noise: standard deviation of Gaussian noise, in units of the scaled intensities; background stays 0.
         flip: probability of mirroring both images along the first (left-right) axis. Labels are mirrored with the
             images but not renamed.
     """
@@ -33,45 +39,77 @@ class AugmentPair:
         rotation: float = 0.0,
         scaling: float = 0.0,
         translation: float = 0.0,
+        pose_rotation: float = 0.0,
+        pose_scaling: float = 0.0,
+        contrast: float = 0.0,
+        bias: float = 0.0,
+        noise: float = 0.0,
         flip: float = 0.0,
     ) -> None:
         self.bspline, self.control_points, self.flip = bspline, control_points, flip
-        self.rotation, self.scaling, self.translation = math.radians(rotation), scaling, translation
+        self.relative = (math.radians(rotation), scaling, translation)
+        self.pose = (math.radians(pose_rotation), pose_scaling, 0.0)
+        self.contrast, self.bias, self.noise = contrast, bias, noise
 
     def __call__(self, item: Item, generator: torch.Generator) -> Item:
         """Return the changed pair; "image" is (2, *spatial), labels (1, *spatial)."""
         item = dict(item)
-        ddf = self._field(item["image"].shape[1:], generator)
-        if ddf is not None:
-            image = item["image"]
-            item["image"] = torch.cat([image[:1], warp_image(image[None, 1:], ddf)[0]])
-            if "moving_label" in item:
-                item["moving_label"] = warp_labels(item["moving_label"][None], ddf)[0]
+        for index, (side, ddf) in enumerate(self._fields(item["image"].shape[1:], generator).items()):
+            image, label = item["image"], f"{side}_label"
+            if ddf is None:
+                continue
+            moved = warp_image(image[None, index : index + 1], ddf)[0]
+            item["image"] = torch.cat([moved, image[1:]] if index == 0 else [image[:1], moved])
+            if label in item:
+                item[label] = warp_labels(item[label][None], ddf)[0]
+        item["image"] = self._intensities(item["image"], generator)
         if self.flip and float(torch.rand((), generator=generator)) < self.flip:
             for key in ("image", "fixed_label", "moving_label"):
                 if key in item:
                     item[key] = item[key].flip(1)
         return item
 
-    def _field(self, shape: torch.Size, generator: torch.Generator) -> Tensor | None:
+    def _fields(self, shape: torch.Size, generator: torch.Generator) -> dict[str, Tensor | None]:
+        """Fixed: the common pose. Moving: the common pose after the extra affine map after the B-spline field."""
         dense = None
         if self.bspline:
             dense = bspline_field(shape, generator, control_points=self.control_points, strength=self.bspline)
-        if not (self.rotation or self.scaling or self.translation):
-            return dense
-        A, b = self._affine(shape, generator)
-        return affine_ddf(A, b, shape) if dense is None else compose_affine(A, b, dense)
+        if any(self.relative):
+            dense = _apply(_draw_affine(shape, self.relative, generator), dense, shape)
+        if not any(self.pose):
+            return {"fixed": None, "moving": dense}
+        pose = _draw_affine(shape, self.pose, generator)
+        return {"fixed": affine_ddf(*pose, shape), "moving": _apply(pose, dense, shape)}
 
-    def _affine(self, shape: torch.Size, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        ndim = len(shape)
+    def _intensities(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        pair = image[:, None]  # two images of one channel, each with its own draws
+        if self.contrast:
+            pair = change_contrast(pair, generator, knots=4, strength=self.contrast, keep_background=True)
+        if self.bias:
+            pair = pair * bias_field(pair.shape[2:], generator, batch=2, strength=self.bias)
+        if self.noise:
+            pair = add_gaussian_noise(pair, self.noise, generator, keep_background=True)
+        return pair[:, 0]
 
-        def draw(n: int) -> Tensor:
-            return torch.rand(n, generator=generator) * 2 - 1
 
-        turn = torch.zeros(ndim, ndim)
-        angles = draw(ndim * (ndim - 1) // 2) * self.rotation
-        rows, columns = torch.triu_indices(ndim, ndim, 1)
-        turn[rows, columns], turn[columns, rows] = angles, -angles
-        matrix = torch.matrix_exp(turn) @ torch.diag(1 + draw(ndim) * self.scaling)
-        shift = draw(ndim) * self.translation * torch.tensor(tuple(shape), dtype=torch.float32)
-        return (matrix - torch.eye(ndim))[None], shift[None]
+def _apply(affine: tuple[Tensor, Tensor], dense: Tensor | None, shape: torch.Size) -> Tensor:
+    return affine_ddf(*affine, shape) if dense is None else compose_affine(*affine, dense)
+
+
+def _draw_affine(
+    shape: torch.Size, limits: tuple[float, float, float], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return random (A, b), batch of one, within +-(rotation in radians, scaling, translation as a fraction)."""
+    rotation, scaling, translation = limits
+    ndim = len(shape)
+
+    def draw(n: int) -> Tensor:
+        return torch.rand(n, generator=generator) * 2 - 1
+
+    turn = torch.zeros(ndim, ndim)
+    angles = draw(ndim * (ndim - 1) // 2) * rotation
+    rows, columns = torch.triu_indices(ndim, ndim, 1)
+    turn[rows, columns], turn[columns, rows] = angles, -angles
+    matrix = torch.matrix_exp(turn) @ torch.diag(1 + draw(ndim) * scaling)
+    shift = draw(ndim) * translation * torch.tensor(tuple(shape), dtype=torch.float32)
+    return (matrix - torch.eye(ndim))[None], shift[None]

@@ -1,0 +1,145 @@
+"""From a network's ddf to the finished registration of the native images, and its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..geometry import Frame, apply_affine
+from ..metrics import field_summary, inverse_consistency_error, label_summary, plain, tre_mm
+from ..pairs.load import Pair
+from ..similarity import correlation_loss
+from ..transform import PhysicalField, affine_field, carry
+from ..warp import invert
+
+STAGES = ("header", "initial", "after")
+
+
+@dataclass(eq=False)
+class Registration:
+    """Everything that one registered pair gives, in native grids and RAS mm; images are interpolated once, on demand.
+
+    Attributes:
+        pair: the images and what came with them.
+        ddf: (1, D, *network) voxels of the network frame.
+        affine_world: (D+1, D+1) fixed mm -> moving mm of the method's affine stage, initial transform included; None
+            where the method has none.
+    """
+
+    pair: Pair
+    ddf: Tensor
+    affine_world: np.ndarray | None = None
+    _inverse: tuple[Tensor, float] | None = field(default=None, repr=False)
+
+    @cached_property
+    def field(self) -> PhysicalField:
+        """On the fixed grid, fixed mm -> moving mm: initial transform after network field."""
+        return carry(self.ddf, self.pair.network, self.pair.fixed.frame, after=self.pair.initial)
+
+    @cached_property
+    def inverse_field(self) -> PhysicalField:
+        """On the moving grid, moving mm -> fixed mm."""
+        inverse, _ = self._inverted()
+        return carry(inverse, self.pair.network, self.pair.moving.frame, before=np.linalg.inv(self.pair.initial))
+
+    @property
+    def inverse_residual_vox(self) -> float:
+        """95th percentile of |v + u(x + v)| in voxels of the network frame; large where the field folds."""
+        return self._inverted()[1]
+
+    def _inverted(self) -> tuple[Tensor, float]:
+        if self._inverse is None:
+            self._inverse = invert(self.ddf)
+        return self._inverse
+
+    def at(self, stage: str) -> PhysicalField:
+        """The transform at a stage: "header" (images as they lie in the world), "initial" or "after"."""
+        frame = self.pair.fixed.frame
+        if stage == "after":
+            return self.field
+        return affine_field(np.eye(frame.ndim + 1) if stage == "header" else self.pair.initial, frame)
+
+    def moved(self, stage: str = "after") -> Tensor:
+        """The moving image on the fixed grid, (1, *fixed)."""
+        return self.at(stage).resample(self.pair.moving.array, self.pair.moving.frame)
+
+    def moved_label(self, stage: str = "after") -> Tensor | None:
+        """The moving label on the fixed grid, nearest neighbour, (1, *fixed)."""
+        label = self.pair.labels.get("moving")
+        return None if label is None else self.at(stage).resample(label.array, label.frame, "nearest")
+
+    def mapped_points(self, stage: str = "after") -> np.ndarray | None:
+        """The fixed landmarks carried into the moving image, (N, D) RAS mm."""
+        points = self.pair.points_mm.get("fixed")
+        if points is None or stage == "header":
+            return points
+        return apply_affine(self.pair.initial, points) if stage == "initial" else self.field.map_points(points)
+
+
+def measure(result: Registration) -> dict[str, Any]:
+    """Return the metrics of a registration: each with its value by header, after the initial transform, and after.
+
+    "similarity" is the correlation of the images over the fixed foreground, "labels" and "points" appear where both
+    images have them, "field" describes the whole transform on the fixed grid, in world terms.
+    """
+    pair, spacing = result.pair, result.pair.fixed.frame.spacing
+    fixed = pair.fixed.array
+    inside = (fixed > fixed.min()).float()[None]
+    metrics: dict[str, Any] = {"similarity": {"correlation": {}}}
+    for stage in STAGES:
+        loss = correlation_loss(fixed[None], result.moved(stage)[None], inside)
+        metrics["similarity"]["correlation"][stage] = round(1 - float(loss), 6)
+    if len(pair.labels) == 2:
+        metrics["labels"] = {}
+        for stage in STAGES:
+            moved = result.moved_label(stage)[0].numpy()
+            summary = label_summary(pair.labels["fixed"].array[0].numpy(), moved, spacing)
+            metrics["labels"][stage] = summary if stage == "after" else {"mean": summary["mean"]}
+    if len(pair.points_mm) == 2:
+        both = pair.points_mm["fixed"], pair.points_mm["moving"]
+        metrics["points"] = {stage: plain(tre_mm(*both, result.mapped_points(stage))) for stage in STAGES}
+    metrics["field"] = describe_field(result)
+    return metrics
+
+
+def describe_field(result: Registration) -> dict[str, Any]:
+    """Return displacement, Jacobian and folds where the fixed image has content, and how well the inverse inverts.
+
+    The displacement is what the registration adds to the initial transform; the folds are those of the whole map.
+    """
+    pair = result.pair
+    frame = pair.fixed.frame
+    mask = (pair.fixed.array[0] > pair.fixed.array.min()).numpy()
+    summary = field_summary(result.field.voxel_ddf(), frame.spacing, mask)
+    initial = affine_field(pair.initial, frame).ddf_mm
+    length = np.linalg.norm(result.field.ddf_mm - initial, axis=0)[mask]
+    summary["displacement_mm"] = {
+        "mean": float(length.mean()),
+        "p95": float(np.percentile(length, 95)),
+        "max": float(length.max()),
+    }
+    inverse, residual = result._inverted()
+    network: Frame = pair.network
+    summary["inverse_consistency_mm"] = inverse_consistency_error(result.ddf, inverse, network.spacing)
+    summary["inverse_residual_vox"] = residual
+    return plain(summary)
+
+
+def affine_world(pair: Pair, matrix_vox: Tensor | None) -> np.ndarray | None:
+    """Return the world map of an affine in voxels of the network frame (1, D+1, D+1), initial transform included."""
+    if matrix_vox is None:
+        return None
+    matrix = matrix_vox[0].detach().double().cpu().numpy()
+    return pair.initial @ pair.network.affine @ matrix @ np.linalg.inv(pair.network.affine)
+
+
+def as_batch(ddf: Tensor, ndim: int) -> Tensor:
+    """Return the prediction as float32 (1, D, *spatial) on the CPU, whether it came with a batch axis or without."""
+    ddf = ddf.detach().to("cpu", torch.float32)
+    ddf = getattr(ddf, "as_tensor", lambda: ddf)()
+    return ddf if ddf.ndim == ndim + 2 else ddf[None]

@@ -1,0 +1,235 @@
+"""Write a registration: images, fields both ways, transform.json, metrics.json, report. All of it, or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+
+from .. import __version__
+from ..errors import InputError
+from ..geometry import Frame, orientation_codes
+from ..images import sha256_of, write_image
+from ..itk_io import write_affine, write_field
+from ..pairs.datasets import Item
+from ..report import ReportData, write_report
+from .registration import Registration, affine_world, as_batch, measure
+
+DIRECTION = (
+    "ddf.nii.gz lives on the fixed grid and takes a point of the fixed image to the point of the moving image that "
+    "belongs there (pull-back): use it to bring moving images and labels onto the fixed grid, and fixed points into "
+    "the moving image. inverse_ddf.nii.gz lives on the moving grid and does the reverse."
+)
+UNITS = "fields and affine.tfm: mm, LPS (ITK, ANTs, Slicer); matrices in transform.json: mm, RAS, column vectors"
+
+
+def check_output_dir(output_dir: str | Path) -> Path:
+    """Create the output folder and make sure that it can be written to.
+
+    Raises:
+        InputError: if not.
+    """
+    path = Path(output_dir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"output folder {path} cannot be written to ({error.strerror}); choose another") from None
+    return path
+
+
+@contextmanager
+def all_or_nothing(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder beside the results; on success its files are renamed into ``folder``, else discarded."""
+    check_output_dir(folder)
+    temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    try:
+        yield temporary
+        for file in sorted(temporary.iterdir()):
+            os.replace(file, folder / file.name)
+    except OSError as error:
+        raise InputError(f"results could not be written to {folder} ({error.strerror}); free space or move") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class SaveRegistration:
+    """Post transform that finishes a pair and writes its files.
+
+    Args:
+        output_dir: folder for the results of one pair, or of folders named after the pairs if ``subfolders``.
+        bundle: name and version for the records, such as "vtn_registration 0.1.0".
+        weights: path of the weights, for their sha256; None leaves it out.
+        network: if it has ``affine_matrix(image) -> (1, D+1, D+1)`` voxels, affine.tfm is written.
+        subfolders: one folder a pair.
+        report: also write report.html.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        bundle: str = "",
+        weights: str | None = None,
+        network: torch.nn.Module | None = None,
+        subfolders: bool = False,
+        report: bool = True,
+    ) -> None:
+        self.output_dir, self.bundle, self.weights, self.network = Path(output_dir), bundle, weights, network
+        self.subfolders, self.report = subfolders, report
+
+    def __call__(self, data: Item) -> Item:
+        """Write everything and add "metrics", "run" and "folder" to the data."""
+        pair = data["pair"]
+        folder = self.output_dir / data["name"].replace("<-", "_from_") if self.subfolders else self.output_dir
+        result = Registration(pair, as_batch(data["pred"], pair.network.ndim), self._affine(data))
+        metrics = measure(result)
+        if "refine" in data:
+            metrics["refine"] = {key: value for key, value in data["refine"].items() if key != "seconds"}
+        records = self.records(result, data)
+        with all_or_nothing(folder) as place:
+            self._write_volumes(result, place)
+            (place / "transform.json").write_text(json.dumps(records, indent=2) + "\n")
+            (place / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+            run = self._run_facts(pair.started)
+            (place / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+            if self.report:
+                write_report(place / "report.html", self._report(result, metrics, records, run, data["name"]))
+        return {**data, "metrics": metrics, "run": run, "folder": str(folder)}
+
+    def _affine(self, data: Item) -> Any:
+        if not hasattr(self.network, "affine_matrix"):
+            return None
+        image = data["image"] if data["image"].ndim == data["pair"].network.ndim + 2 else data["image"][None]
+        device = next(self.network.parameters()).device
+        with torch.no_grad():
+            return affine_world(data["pair"], self.network.affine_matrix(image.to(device)))
+
+    @staticmethod
+    def _write_volumes(result: Registration, place: Path) -> None:
+        pair = result.pair
+        frame = pair.fixed.frame
+        write_image(place / "moved.nii.gz", result.moved()[0].numpy(), frame, "float32")
+        if "moving" in pair.labels:
+            write_image(
+                place / "moved_label.nii.gz", result.moved_label()[0].numpy(), frame, pair.labels["moving"].dtype
+            )
+        write_field(place / "ddf.nii.gz", result.field)
+        write_field(place / "inverse_ddf.nii.gz", result.inverse_field)
+        if result.affine_world is not None:
+            write_affine(place / "affine.tfm", result.affine_world)
+
+    def records(self, result: Registration, data: Item) -> dict[str, Any]:
+        """Return transform.json: frames, units, direction, versions and sha256; the same for the same input."""
+        pair = result.pair
+        sides = {"fixed": pair.fixed, "moving": pair.moving}
+        return {
+            "bundle": self.bundle,
+            "direction": DIRECTION,
+            "units": UNITS,
+            **{side: _describe(image.frame) | _identify(image.path) for side, image in sides.items()},
+            "network_frame": _describe(pair.network),
+            "initial_world_ras_mm": pair.initial.tolist(),
+            "affine_world_ras_mm": None if result.affine_world is None else result.affine_world.tolist(),
+            "weights": _identify(self.weights) if self.weights and Path(self.weights).is_file() else None,
+            "inverse_residual_vox": round(result.inverse_residual_vox, 6),
+            "versions": {
+                "shared_components": __version__,
+                "monai": monai.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    @staticmethod
+    def _run_facts(started: float) -> dict[str, Any]:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        facts = {
+            "seconds": round(time.perf_counter() - started, 2),
+            "peak_memory_mb": round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6),
+            "threads": torch.get_num_threads(),
+        }
+        if torch.cuda.is_available():
+            facts["peak_cuda_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 0)
+        return facts
+
+    def _report(
+        self, result: Registration, metrics: dict[str, Any], records: dict[str, Any], run: dict[str, Any], name: str
+    ) -> ReportData:
+        pair, labels = result.pair, result.pair.labels
+        both = len(labels) == 2
+        return ReportData(
+            title=name,
+            frame=pair.fixed.frame,
+            fixed=pair.fixed.array[0].numpy(),
+            moved_before=result.moved("initial")[0].numpy(),
+            moved=result.moved()[0].numpy(),
+            ddf_mm=result.field.ddf_mm,
+            fixed_label=labels["fixed"].array[0].numpy() if both else None,
+            moved_label_before=result.moved_label("initial")[0].numpy() if both else None,
+            moved_label=result.moved_label()[0].numpy() if both else None,
+            fixed_points_mm=pair.points_mm.get("fixed"),
+            moving_points_mm=pair.points_mm.get("moving"),
+            mapped_points_mm=result.mapped_points(),
+            initial_world=pair.initial,
+            metrics=table(metrics),
+            run={**records, **run},
+        )
+
+
+def table(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return the rows a person reads first: {name: {before, after, unit}}; before is after the initial transform."""
+    rows: dict[str, Any] = {}
+
+    def add(name: str, group: dict[str, Any], key: str, unit: str) -> None:
+        rows[name] = {"before": group["initial"][key], "after": group["after"][key], "unit": unit}
+
+    correlation = metrics["similarity"]["correlation"]
+    rows["correlation in the fixed foreground"] = {
+        "before": correlation["initial"],
+        "after": correlation["after"],
+        "unit": "",
+    }
+    if "labels" in metrics:
+        means = {stage: value["mean"] for stage, value in metrics["labels"].items()}
+        add("label Dice, mean", means, "dice", "")
+        add("label HD95, mean", means, "hd95_mm", "mm")
+    if "points" in metrics:
+        add("landmark error (TRE), mean", metrics["points"], "mean", "mm")
+        add("landmark error (TRE), largest", metrics["points"], "max", "mm")
+    field = metrics["field"]
+    for name, value, unit in (
+        ("folds (central J <= 0)", field["folds_percent"], "%"),
+        ("folds (strict, NDV)", field["ndv_percent"], "%"),
+        ("SD of log J", field["sdlogj"], ""),
+        ("displacement, mean", field["displacement_mm"]["mean"], "mm"),
+        ("displacement, largest", field["displacement_mm"]["max"], "mm"),
+        ("inverse consistency error, mean", field["inverse_consistency_mm"]["mean"], "mm"),
+    ):
+        rows[name] = {"before": None, "after": value, "unit": unit}
+    return rows
+
+
+def _describe(frame: Frame) -> dict[str, Any]:
+    return {
+        "shape": list(frame.shape),
+        "spacing_mm": [round(float(s), 6) for s in frame.spacing],
+        "orientation": orientation_codes(frame.affine),
+        "affine_ras_mm": frame.affine.tolist(),
+    }
+
+
+def _identify(path: str | Path) -> dict[str, str]:
+    return {"file": Path(path).name, "sha256": sha256_of(path)}
