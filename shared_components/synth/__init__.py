@@ -1,0 +1,30 @@
+"""Deformations, intensities and a demo pair made to order, with exact truth."""
+
+from .deformations import bspline_field, diffeomorphism, evaluate_spline, random_affine, refine_inverse, spline_weights
+from .demo import DemoPair, build_demo_pair, make_demo_pair
+from .intensities import (
+    add_gaussian_noise,
+    add_rician_noise,
+    bias_field,
+    change_contrast,
+    change_gamma,
+    redraw_contrast,
+)
+
+__all__ = [
+    "DemoPair",
+    "add_gaussian_noise",
+    "add_rician_noise",
+    "bias_field",
+    "bspline_field",
+    "build_demo_pair",
+    "change_contrast",
+    "change_gamma",
+    "diffeomorphism",
+    "evaluate_spline",
+    "make_demo_pair",
+    "random_affine",
+    "redraw_contrast",
+    "refine_inverse",
+    "spline_weights",
+]
