@@ -17,6 +17,7 @@ Labels and points are numpy (torch is converted), fields are torch (numpy is con
 """
 
 from .jacobian import (
+    folded_cells,
     folds_percent,
     inverse_consistency_error,
     jacobian_statistics,
@@ -36,6 +37,7 @@ __all__ = [
     "dice",
     "distance_statistics",
     "field_summary",
+    "folded_cells",
     "folds_percent",
     "hd95_l2r",
     "hd95_mm",
