@@ -40,8 +40,8 @@ class TrainingCheckpoint:
 
     Args:
         output_dir: ``checkpoint.pt`` (all of ``save_dict``, the best metric) is kept here.
-        save_dict: name -> object with ``state_dict`` and ``load_state_dict``; "model" is the network, "trainer" the engine
-            is added.
+        save_dict: name -> object with ``state_dict`` and ``load_state_dict``; "model" is the network. The trainer's own
+            state is added under "trainer".
         validator: the evaluator whose key metric decides; None keeps the last weights.
         weights_dir: ``model.pt``, a plain state dict of the best epoch, is kept here; None takes ``output_dir``.
         resume: go on from ``checkpoint.pt``.

@@ -186,9 +186,14 @@ class PairSampler(DistributedSampler):
 
 
 def pair_collate(items: list[Item]) -> Item:
-    """Stack tensors of equal shape; keep everything else (names, ``Pair``s) as a list."""
+    """Stack tensors of equal shape; keep everything else (names, ``Pair``s) as a list.
+
+    What not every item has, such as labels where only some subjects are labelled, is left out.
+    """
     batch: Item = {}
     for key in items[0]:
+        if not all(key in item for item in items):
+            continue
         values = [item[key] for item in items]
         stackable = all(isinstance(v, torch.Tensor) and v.shape == values[0].shape for v in values)
         batch[key] = torch.stack(values) if stackable else values

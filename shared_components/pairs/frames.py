@@ -91,7 +91,7 @@ def spacing_along(source: Frame, network: Frame) -> np.ndarray:
 def bring(
     image: Tensor, source: Frame, network: Frame, world: np.ndarray | None = None, mode: str = "linear"
 ) -> Tensor:
-    """Resample (1, *spatial) on the network grid through ``world`` (network mm -> source mm); linear is anti-aliased."""
+    """Resample (1, *spatial) on the network grid through ``world`` (network mm -> source mm), anti-aliased."""
     if mode == "linear":
         image = smooth_for(image.float(), source, spacing_along(source, network))
     matrix = torch.from_numpy(vox_to_vox(network, source, world)).float()
@@ -117,12 +117,25 @@ def scale(image: Tensor, window: tuple[float, float]) -> Tensor:
 
 
 def overlap(fixed: Frame, moving: Frame, world: np.ndarray, network: Frame) -> float:
-    """Return the fraction of the network grid that lies in the moving image's field of view."""
-    steps = [np.linspace(0, n - 1, 12) for n in network.shape]
-    points = np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, network.ndim)
-    there = moving.to_vox(apply_affine(world, network.to_mm(points)))
-    inside = (there >= -0.5) & (there <= np.asarray(moving.shape) - 0.5)
-    here = fixed.to_vox(network.to_mm(points))
-    inside_fixed = (here >= -0.5) & (here <= np.asarray(fixed.shape) - 0.5)
-    both = inside.all(-1) & inside_fixed.all(-1)
-    return float(both.sum() / max(inside_fixed.all(-1).sum(), 1))
+    """Return which fraction of one image's field of view lies in the other's, the larger of both ways round.
+
+    What is outside the network grid does not count. Both ways, because a few slices are a small part of a head and
+    still lie wholly inside it, and because a sparse lattice over one image may miss a thin other one.
+    """
+    here_mm = np.concatenate([_lattice_mm(fixed), _lattice_mm(network)])
+    here_mm = here_mm[_inside(here_mm, fixed) & _inside(here_mm, network)]
+    back_mm = apply_affine(np.linalg.inv(world), _lattice_mm(moving))
+    forth = _inside(apply_affine(world, here_mm), moving)
+    back = _inside(back_mm, fixed) & _inside(back_mm, network)
+    return float(max(forth.mean() if forth.size else 0.0, back.mean()))
+
+
+def _lattice_mm(frame: Frame, count: int = 12) -> np.ndarray:
+    """``count`` points an axis from border to border, (count**D, D) RAS mm."""
+    steps = [np.linspace(0, n - 1, count) for n in frame.shape]
+    return frame.to_mm(np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, frame.ndim))
+
+
+def _inside(points_mm: np.ndarray, frame: Frame) -> np.ndarray:
+    points_vox = frame.to_vox(points_mm)
+    return ((points_vox >= -0.5) & (points_vox <= np.asarray(frame.shape) - 0.5)).all(-1)

@@ -2,6 +2,7 @@
 
 from .registration import Registration, measure
 from .save import SaveRegistration, check_output_dir, table
+from .stages import ShowStages
 from .summary import PrintSummary
 
-__all__ = ["PrintSummary", "Registration", "SaveRegistration", "check_output_dir", "measure", "table"]
+__all__ = ["PrintSummary", "Registration", "SaveRegistration", "ShowStages", "check_output_dir", "measure", "table"]

@@ -54,6 +54,7 @@ def check_output_dir(output_dir: str | Path) -> Path:
 @contextmanager
 def all_or_nothing(folder: Path) -> Iterator[Path]:
     """Give a temporary folder beside the results; on success its files are renamed into ``folder``, else discarded."""
+    new = not folder.exists()
     check_output_dir(folder)
     temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
     try:
@@ -64,6 +65,8 @@ def all_or_nothing(folder: Path) -> Iterator[Path]:
         raise InputError(f"results could not be written to {folder} ({error.strerror}); free space or move") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 class SaveRegistration:

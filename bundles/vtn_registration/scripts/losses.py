@@ -89,9 +89,7 @@ class VTNLoss(nn.Module):
         mask = (box_sum((fixed > 0).float(), self.radius) > 0.5) if self.foreground else None
         total = fixed.new_zeros(())
         self.terms = {}
-        for name, measure, weight, moved in zip(
-            self.names, self.measures, self.weights, stages["moved"], strict=True
-        ):
+        for name, measure, weight, moved in zip(self.names, self.measures, self.weights, stages["moved"], strict=True):
             if weight:
                 total = total + weight * self._note(f"similarity_{name}", measure(fixed, moved, mask))
         for name, value in self._regularity(stages).items():

@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from shared_components.affine import affine_ddf, compose_affine
+from shared_components.affine import affine_ddf, compose_affine, to_matrix
 from shared_components.warp import compose, warp_image
 
 
@@ -94,9 +94,7 @@ class DenseSubnetwork(nn.Module):
         for stage in self.encoder:
             x = stage(x)
             skips.append(x)
-        for skip, predict, up_flow, up in zip(
-            skips[-2::-1], self.predict, self.up_flow, self.up_feature, strict=True
-        ):
+        for skip, predict, up_flow, up in zip(skips[-2::-1], self.predict, self.up_flow, self.up_feature, strict=True):
             x = torch.cat([skip, _crop(up(x), skip), _crop(up_flow(predict(x)), skip)], 1)
         return _crop(self.last(x), image)
 
@@ -171,6 +169,13 @@ class VTN(nn.Module):
             return stages["ddf"][-1]
         stages["moved"].append(warp_image(moving, stages["ddf"][-1]))
         return stages
+
+    def affine_matrix(self, image: Tensor) -> Tensor:
+        """Return the affine stage alone as (B, 4, 4), voxel to voxel; the identity where there is no such stage."""
+        fixed, moving = image[:, :1], image[:, 1:2]
+        if self.affine is None:
+            return torch.eye(4, device=image.device).repeat(image.shape[0], 1, 1)
+        return to_matrix(*self.affine(self._pair(fixed, moving)), image.shape[2:])
 
     @staticmethod
     def _pair(fixed: Tensor, moved: Tensor) -> Tensor:
