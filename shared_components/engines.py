@@ -38,6 +38,8 @@ class PrepareTraining:
             image = torch.cat([image, image.flip(1)])
         targets = {"fixed": image[:, :1]}
         if "ddf" in batch:
+            if self.symmetric:
+                raise InputError("pairs with a target field have one order only; train on them with --symmetric False")
             targets["ddf"] = batch["ddf"].to(device, non_blocking=non_blocking)
         return image, targets, (), {"return_stages": True}
 
@@ -72,6 +74,28 @@ class AutocastInferer(SimpleInferer):
         """Run the network."""
         with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
             return network(inputs, *args, **kwargs)
+
+
+class StageInferer(SimpleInferer):
+    """Evaluate what a cascade has reached after one of its stages.
+
+    Args:
+        stage: "final" (the network as it is), "identity" (no field at all), or the number of a stage, 0 for the first.
+    """
+
+    def __init__(self, stage: str | int = "final") -> None:
+        super().__init__()
+        if stage not in ("final", "identity") and not isinstance(stage, int):
+            raise InputError(f"stage must be 'final', 'identity' or a stage's number from 0 on, not '{stage}'")
+        self.stage = stage
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Return the ddf after that stage."""
+        if self.stage == "identity":
+            return inputs.new_zeros(inputs.shape[0], inputs.ndim - 2, *inputs.shape[2:])
+        if self.stage == "final":
+            return network(inputs, *args, **kwargs)
+        return network(inputs, *args, return_stages=True, **kwargs)["ddf"][self.stage]
 
 
 class WarpLabel:

@@ -106,6 +106,24 @@ def carry(
     return PhysicalField(target, ddf_mm.contiguous().numpy())
 
 
+def network_ddf(field: PhysicalField, network: Frame, initial: np.ndarray) -> Tensor:
+    """Return what a network should predict for ``field``, (1, D, *network.shape) voxels: the reverse of ``carry``.
+
+    Args:
+        field: fixed mm -> moving mm, on any grid around the fixed image.
+        network: the grid of the network.
+        initial: (D+1, D+1) fixed mm -> moving mm, the initial transform that the network's input went through.
+    """
+    start_mm = network.to_mm(_indices(network))
+    target_vox = network.to_vox(apply_affine(np.linalg.inv(initial), field.map_points(start_mm)))
+    step = (target_vox - _indices(network)).T.reshape(1, network.ndim, *network.shape)
+    return torch.from_numpy(np.ascontiguousarray(step)).float()
+
+
+def _indices(frame: Frame) -> np.ndarray:
+    return np.stack(np.meshgrid(*[np.arange(n) for n in frame.shape], indexing="ij"), -1).reshape(-1, frame.ndim)
+
+
 def affine_field(world: np.ndarray, frame: Frame) -> PhysicalField:
     """Sample a world map (D+1, D+1), RAS mm -> RAS mm, as a field on ``frame``."""
     shift = affine_coords(_tensor((world - np.eye(frame.ndim + 1)) @ frame.affine), frame.shape)[0]
@@ -124,8 +142,7 @@ def map_points(points_mm: np.ndarray, chain: Sequence[Step]) -> np.ndarray:
 
 def compose_chain(chain: Sequence[Step], frame: Frame) -> PhysicalField:
     """Collapse a chain (first element first, seen from ``frame``) into one field: images are interpolated once."""
-    grid_mm = np.stack(np.meshgrid(*[np.arange(n) for n in frame.shape], indexing="ij"), -1).reshape(-1, frame.ndim)
-    start = frame.to_mm(grid_mm)
+    start = frame.to_mm(_indices(frame))
     end = map_points(start, chain)
     return PhysicalField(
         frame, np.ascontiguousarray((end - start).T.reshape(frame.ndim, *frame.shape).astype(np.float32))

@@ -148,3 +148,14 @@ def test_refining_after_an_affine_keeps_the_affine():
     expected = compose(shift, truth)
     inner = inside & (torch.arange(28).view(-1, 1, 1) < 24)
     assert np.median((found - expected).norm(dim=1)[0][inner]) < 0.5
+
+
+def test_a_moving_mask_leaves_its_outside_out():
+    fixed, moving, truth, _ = scene()
+    data = {"image": torch.cat([fixed, moving], 1), "pred": torch.zeros_like(truth)}
+    how = {"steps": 6, "levels": (1,), "shares": (1.0,)}
+    everywhere = torch.ones_like(fixed)
+    nothing = torch.zeros_like(fixed)
+    free = RefineField(**how)(data)["pred"]
+    assert torch.equal(RefineField(**how)({**data, "moving_mask": everywhere})["pred"], free)
+    assert RefineField(**how)({**data, "moving_mask": nothing})["pred"].abs().max() == 0

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..affine import affine_ddf, compose_affine
+from ..errors import InputError
 from ..synth.deformations import bspline_field
 from ..synth.intensities import add_gaussian_noise, bias_field, change_contrast
 from ..warp import warp_image, warp_labels
@@ -52,7 +53,13 @@ class AugmentPair:
         self.contrast, self.bias, self.noise = contrast, bias, noise
 
     def __call__(self, item: Item, generator: torch.Generator) -> Item:
-        """Return the changed pair; "image" is (2, *spatial), labels (1, *spatial)."""
+        """Return the changed pair; "image" is (2, *spatial), labels (1, *spatial).
+
+        Raises:
+            InputError: the pair has a field to be learned, which would no longer be true.
+        """
+        if "ddf" in item:
+            raise InputError(f"pair {item.get('name')} has a target field; train on it with --augment None")
         item = dict(item)
         for index, (side, ddf) in enumerate(self._fields(item["image"].shape[1:], generator).items()):
             image, label = item["image"], f"{side}_label"

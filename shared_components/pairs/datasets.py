@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, DistributedSampler
 from ..errors import InputError
 
 Item = dict[str, Any]
-_PATH_KEYS = {"image", "label", "fixed", "moving"} | {
+_PATH_KEYS = {"image", "label", "fixed", "moving", "ddf"} | {
     f"{side}_{kind}" for side in ("fixed", "moving") for kind in ("image", "label", "mask", "points", "keypoints")
 }
 _RENAMED = {

@@ -18,6 +18,7 @@ from ..geometry import Frame, apply_affine
 from ..images import Image, read_image, read_labels
 from ..itk_io import read_transform
 from ..points import check_points_inside, read_points
+from ..transform import PhysicalField, affine_field, network_ddf
 from .datasets import Item
 from .frames import bring, initial_world, intensity_window, network_frame, overlap, scale
 
@@ -32,6 +33,7 @@ class Pair:
         images: "fixed" and "moving".
         labels, masks: by the same keys, integer images on the grid of their image; absent where not given.
         points_mm: (N, D) RAS mm by the same keys.
+        target: the transform fixed mm -> moving mm to be learned, for supervised training; None otherwise.
         initial: (D+1, D+1) world map fixed mm -> moving mm applied before the network.
         network: the grid that the network saw.
         started: ``time.perf_counter`` when reading began.
@@ -41,6 +43,7 @@ class Pair:
     labels: dict[str, Image] = field(default_factory=dict)
     masks: dict[str, Image] = field(default_factory=dict)
     points_mm: dict[str, np.ndarray] = field(default_factory=dict)
+    target: PhysicalField | None = None
     initial: np.ndarray | None = None
     network: Frame | None = None
     started: float = field(default_factory=time.perf_counter)
@@ -57,7 +60,7 @@ class Pair:
 
 
 class LoadPair:
-    """Read and check what an item names: {"fixed", "moving", labels, masks, points} or {"image", "label"}.
+    """Read and check what an item names: {"fixed", "moving", labels, masks, points, "ddf"} or {"image", "label"}.
 
     Raises:
         InputError: one sentence with the file, the fault and the remedy.
@@ -76,6 +79,8 @@ class LoadPair:
         pair = Pair({side: read_image(item[side], f"{side} image") for side in SIDES}, started=started)
         for side in SIDES:
             self._extras(pair, item, side)
+        if item.get("ddf"):
+            pair.target = self._target(item["ddf"], pair)
         if len(pair.points_mm) == 2 and len(pair.points_mm["fixed"]) != len(pair.points_mm["moving"]):
             counts = [len(pair.points_mm[side]) for side in SIDES]
             raise InputError(
@@ -97,6 +102,11 @@ class LoadPair:
             what = f"{side} points"
             pair.points_mm[side] = read_points(path, what, image.frame.ndim, frame=image.frame).points_mm
             check_points_inside(pair.points_mm[side], image.frame, path, what)
+
+    @staticmethod
+    def _target(path: str, pair: Pair) -> PhysicalField:
+        target = read_transform(path, "target field")
+        return target if isinstance(target, PhysicalField) else affine_field(target, pair.fixed.frame)
 
     @staticmethod
     def _single(item: Item) -> Item:
@@ -182,6 +192,8 @@ class FramePair:
         out: Item = {"image": torch.cat(views), "name": item["name"]}
         if self.keep_native:
             out["pair"] = pair
+        if pair.target is not None:
+            out["ddf"] = network_ddf(pair.target, pair.network, pair.initial)[0]
         for kind, found in (("label", pair.labels), ("mask", pair.masks)):
             for side, image in found.items():
                 out[f"{side}_{kind}"] = bring(image.array, image.frame, pair.network, worlds[side], "nearest")
