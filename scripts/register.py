@@ -1,0 +1,210 @@
+"""Register a moving image onto a fixed one with a bundle of this repository.
+
+The friendly front of `python -m monai.bundle run --config_file BUNDLE/configs/inference.json`: it looks up the bundle,
+turns the options into overrides of that configuration, and runs it. Nothing is registered by other means.
+
+examples:
+  register.py vtn --fixed a.nii.gz --moving b.nii.gz --output_dir out
+  register.py vtn --fixed a.nii.gz --moving b.nii.gz --output_dir out \\
+      --fixed_label a_seg.nii.gz --moving_label b_seg.nii.gz --refine_steps 100
+  register.py vtn --datalist pairs.json --output_dir out --device cuda:0
+  register.py path/to/my_bundle --fixed a.nii.gz --moving b.nii.gz --output_dir out --set precision=bfloat16
+
+exit codes: 0 done; 2 the input is at fault, the last line says what to do; 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from shared_components.cli import quiet, run_main
+from shared_components.errors import InputError
+
+BUNDLES = Path(__file__).resolve().parent.parent / "bundles"
+CONFIG = Path("configs") / "inference.json"
+PAIR = {
+    "fixed": "the image that stays: it defines the grid of the result",
+    "moving": "the image that is brought onto it",
+    "fixed_label": "label map of the fixed image, on its grid",
+    "moving_label": "label map of the moving image; moved along",
+    "fixed_points": "landmarks in the fixed image (.csv or Slicer .fcsv, .mrk.json)",
+    "moving_points": "the same landmarks in the moving image, in the same order",
+    "fixed_mask": "where the fixed image counts in the refinement",
+    "moving_mask": "where the moving image counts in the refinement",
+}
+_WORDS = ("centre_of_mass", "header")
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help=f"one of {', '.join(found_bundles())}, or a bundle's folder")
+    parser.add_argument("--output_dir", required=True, help="folder for the results; made if missing")
+    images = parser.add_argument_group("one pair")
+    for name, text in PAIR.items():
+        images.add_argument(f"--{name}", metavar="FILE", help=text)
+    many = parser.add_argument_group("many pairs")
+    many.add_argument(
+        "--datalist", metavar="JSON", help="list of pairs, paths from its folder; each gets a folder of results"
+    )
+    many.add_argument("--section", help="which list of that file; default: test")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--initial_transform",
+        metavar="WORD|FILE",
+        help="centre_of_mass (default), header (images as they lie), or an affine file (.tfm, .mat): fixed -> moving",
+    )
+    how.add_argument("--refine_steps", type=int, metavar="N", help="improve the field on this very pair; default: 0")
+    how.add_argument("--weights", metavar="FILE", help="default: the bundle's models/model.pt")
+    how.add_argument("--device", default="auto", help="auto (default), cpu or cuda:0")
+    how.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: all cores")
+    how.add_argument("--no_report", action="store_true", help="do not write report.html")
+    how.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any other id of the configuration; repeatable"
+    )
+    how.add_argument("--verbose", action="store_true", help="what MONAI and Ignite say, and tracebacks of failures")
+    return parser.parse_args(argv)
+
+
+def found_bundles() -> list[str]:
+    """Return the names of the bundles in this repository."""
+    return sorted(path.parent.parent.name for path in BUNDLES.glob(f"*/{CONFIG}"))
+
+
+def find_bundle(name: str) -> Path:
+    """Return the folder of a bundle given by short name (vtn), folder name (vtn_registration) or path.
+
+    Raises:
+        InputError: naming those that there are.
+    """
+    for folder in (BUNDLES / name, BUNDLES / f"{name}_registration", Path(name)):
+        if (folder / CONFIG).is_file():
+            return folder.resolve()
+    raise InputError(
+        f"there is no bundle '{name}' (no {CONFIG} in a folder of that name); "
+        f"give one of {', '.join(found_bundles())} or the path of a bundle's folder"
+    )
+
+
+def overrides(options: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the ids of the configuration that the options change, with their values.
+
+    Paths become absolute, so that none begins with $, @ or %, which MONAI would evaluate.
+
+    Raises:
+        InputError: neither pair nor datalist, both, or an id that the configuration does not have.
+    """
+    _check_pair(options)
+    chosen = {name: getattr(options, name) for name in (*PAIR, "datalist", "weights", "output_dir")}
+    chosen = {name: _path(path) for name, path in chosen.items() if path is not None}
+    initial = options.initial_transform
+    if initial is not None:
+        chosen["initial_transform"] = initial if initial in _WORDS else _path(initial)
+    for name in ("section", "refine_steps"):
+        if getattr(options, name) is not None:
+            chosen[name] = getattr(options, name)
+    if options.no_report:
+        chosen["report"] = False
+    chosen["device#name"] = options.device
+    chosen |= dict(_setting(text) for text in options.set)
+    unknown = sorted(key for key in chosen if key.replace("::", "#").split("#")[0] not in config)
+    if unknown:
+        raise InputError(
+            f"the configuration of {options.bundle} has no '{unknown[0]}' to set; it has {', '.join(sorted(config))}"
+        )
+    return chosen
+
+
+def _path(path: str) -> str:
+    """Return the absolute path, written so that MONAI takes it as it is: it would turn ``@b#c`` into ``@b::c``."""
+    path = os.path.abspath(os.path.expanduser(path))
+    if not set(path) & set("@%"):
+        return path
+    return "$" + repr(path).replace("@", r"\x40").replace("%", r"\x25").replace("#", r"\x23")
+
+
+def _check_pair(options: argparse.Namespace) -> None:
+    named = [f"--{name}" for name in PAIR if getattr(options, name) is not None]
+    if options.datalist is not None and named:
+        raise InputError(f"--datalist and {named[0]} exclude each other; write the files of all pairs into the list")
+    if options.datalist is None:
+        for side in ("fixed", "moving"):
+            if not getattr(options, side):
+                raise InputError(f"the {side} image is missing; give its path with --{side}, or many with --datalist")
+    if options.refine_steps is not None and options.refine_steps < 0:
+        raise InputError(f"--refine_steps {options.refine_steps} is negative; give 0 or more")
+    if options.threads is not None and options.threads < 1:
+        raise InputError(f"--threads {options.threads} is not possible; give 1 or more")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise InputError(f"--set {text} is not of the form KEY=VALUE; write for example --set precision=bfloat16")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+@contextmanager
+def bundle_code(root: Path) -> Iterator[None]:
+    """Let ``import scripts`` mean this bundle's package: every bundle has one, and Python keeps the first it saw."""
+    before = list(sys.path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "scripts"]:
+        del sys.modules[name]
+    sys.path.insert(0, str(root))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+@contextmanager
+def no_empty_folder(folder: Path) -> Iterator[None]:
+    """Remove a new output folder again if nothing came of it."""
+    new = not folder.exists()
+    try:
+        yield
+    finally:
+        if new and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def register(options: argparse.Namespace) -> None:
+    """Run the bundle's inference.json through ``monai.bundle``."""
+    root = find_bundle(options.bundle)
+    config = json.loads((root / CONFIG).read_text())
+    chosen = overrides(options, config)
+    with warnings.catch_warnings():
+        if not options.verbose:
+            warnings.simplefilter("ignore")
+        import torch  # seconds to import: after everything that can fail at once
+        from monai.bundle import run
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    what = options.datalist or f"{Path(options.moving).name} onto {Path(options.fixed).name}"
+    print(f"{root.name}: registering {what} ...", file=sys.stderr, flush=True)
+    logging_file = None if options.verbose else False
+    with bundle_code(root), quiet(not options.verbose), no_empty_folder(Path(options.output_dir).expanduser()):
+        run(config_file=str(root / CONFIG), bundle_root=_path(str(root)), logging_file=logging_file, **chosen)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    options = arguments(argv)
+    return run_main(lambda: register(options), options.verbose)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
