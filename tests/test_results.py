@@ -124,6 +124,13 @@ def test_every_file_is_written_and_says_the_same(pair_files, tmp_path):
     assert first == {name: (out / name).read_bytes() for name in first}, "the same input, the same bytes"
 
 
+def test_the_bundle_is_named_with_its_version(tmp_path):
+    folder = tmp_path / "some_registration"
+    (folder / "configs").mkdir(parents=True)
+    (folder / "configs" / "metadata.json").write_text('{"version": "1.2.3"}')
+    assert SaveRegistration(str(tmp_path), str(folder)).bundle == "some_registration 1.2.3"
+
+
 def test_a_failure_leaves_the_old_results_alone(tmp_path):
     (tmp_path / "moved.nii.gz").write_bytes(b"good")
     with pytest.raises(RuntimeError), all_or_nothing(tmp_path) as place:

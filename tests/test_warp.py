@@ -188,7 +188,7 @@ def test_autocast_changes_nothing(smooth_ddf: Callable[..., torch.Tensor]) -> No
 
 
 @pytest.mark.parametrize("padding", ["border", "zeros"])
-@pytest.mark.parametrize("shape", [(5, 6), (4, 5, 4)])
+@pytest.mark.parametrize("shape", [(5, 4), (4, 3, 2)])
 def test_gradients_in_image_and_coordinates(
     shape: tuple[int, ...], padding: str, set_threads: Callable[[int], None]
 ) -> None:

@@ -74,7 +74,7 @@ class SaveRegistration:
 
     Args:
         output_dir: folder for the results of one pair, or of folders named after the pairs if ``subfolders``.
-        bundle: name and version for the records, such as "vtn_registration 0.1.0".
+        bundle: folder of the bundle, whose name and version (configs/metadata.json) go into the records.
         weights: path of the weights, for their sha256; None leaves it out.
         network: if it has ``affine_matrix(image) -> (1, D+1, D+1)`` voxels, affine.tfm is written.
         subfolders: one folder a pair.
@@ -90,7 +90,7 @@ class SaveRegistration:
         subfolders: bool = False,
         report: bool = True,
     ) -> None:
-        self.output_dir, self.bundle, self.weights, self.network = Path(output_dir), bundle, weights, network
+        self.output_dir, self.bundle, self.weights, self.network = Path(output_dir), _name(bundle), weights, network
         self.subfolders, self.report = subfolders, report
 
     def __call__(self, data: Item) -> Item:
@@ -236,3 +236,11 @@ def _describe(frame: Frame) -> dict[str, Any]:
 
 def _identify(path: str | Path) -> dict[str, str]:
     return {"file": Path(path).name, "sha256": sha256_of(path)}
+
+
+def _name(bundle: str) -> str:
+    """Return "name version" of a bundle's folder, or what was given where there is no metadata."""
+    metadata = Path(bundle) / "configs" / "metadata.json"
+    if not bundle or not metadata.is_file():
+        return bundle
+    return f"{Path(bundle).resolve().name} {json.loads(metadata.read_text()).get('version', '')}".strip()
