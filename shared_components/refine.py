@@ -151,19 +151,17 @@ def _shares(settings: RefineSettings) -> list[int]:
 
 
 def _best(judge: _Level, ddf: Tensor, update: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Mend the update where it folds, then weaken it, until loss and folds are no worse; else keep the input."""
-    old = _folds(ddf)
-    before, known = float(judge.loss(ddf)), _folded(ddf)
+    """Mend the result where it folds, weaken the update, until loss and folds are no worse; else keep the input."""
+    old, known, before = _folds(ddf), _folded(ddf), float(judge.loss(ddf))
     for attempt in range(24):
         candidate = ddf + update
-        fresh = _folded(candidate) & ~known
-        if not fresh.any():
+        folded = _folded(candidate)
+        if not (folded & ~known).any():
             new, after = _folds(candidate), float(judge.loss(candidate))
             if after < before and all(n <= o for n, o in zip(new, old, strict=True)):
                 return candidate, _numbers(before, after, old, new)
-            update = 0.5 * update
-        elif attempt < 16:  # smoother there: towards a local translation, which cannot fold
-            update = update + _around(fresh, 2 + attempt // 3) * (_smooth(update) - update)
+        if attempt < 16 and folded.any():  # smoother there: towards a local translation, which cannot fold
+            update = update + _around(folded, 2 + attempt // 3) * (_smooth(candidate) - candidate)
         else:
             update = 0.5 * update
     return ddf, _numbers(before, before, old, old)

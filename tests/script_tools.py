@@ -92,7 +92,7 @@ def run_python(arguments: Sequence[str], cwd: Path) -> subprocess.CompletedProce
     """Run Python in a process of its own, with one thread."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=900)
 
 
 def files_in(folder: Path) -> list[str]:

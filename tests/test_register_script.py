@@ -19,6 +19,8 @@ from script_tools import BUNDLE, ROOT, blob, files_in, load_script, make_weights
 
 RESULTS = ["affine.tfm", "ddf.nii.gz", "inverse_ddf.nii.gz", "metrics.json", "moved.nii.gz", "run.json"]
 
+pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file")  # MONAI says so with --verbose
+
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
