@@ -187,7 +187,7 @@ def test_scaling_maps_the_window_to_0_1_and_clips() -> None:
     assert scale(image, (0.0, 10.0)).tolist() == [0, 0, 0.5, 1, 1]
 
 
-def test_overlap_is_the_share_of_the_fixed_view_that_moving_sees(make_frame: MakeFrame) -> None:
+def test_overlap_is_the_share_of_one_view_that_the_other_sees(make_frame: MakeFrame) -> None:
     fixed = make_frame("RAS", (24, 24, 24), (1.0, 1.0, 1.0), origin=(0.0, 0.0, 0.0))
     flipped = make_frame("LPS", (24, 24, 24), (1.0, 1.0, 1.0), origin=(23.0, 23.0, 0.0))
     assert overlap(fixed, flipped, np.eye(4), fixed) == 1.0
@@ -198,3 +198,6 @@ def test_overlap_is_the_share_of_the_fixed_view_that_moving_sees(make_frame: Mak
     wide = make_frame("RAS", (48, 24, 24), (1.0, 1.0, 1.0), origin=(-24.0, 0.0, 0.0))
     assert overlap(fixed, flipped, np.eye(4), wide) == 1.0, "what the fixed image does not cover does not count"
     assert overlap(fixed, flipped, np.eye(4), Frame((4, 4, 4), np.diag([1, 1, 1, 1.0]) + 500 * np.eye(4, k=3))) == 0.0
+    slices = make_frame("RAS", (24, 24, 2), (1.0, 1.0, 0.4), origin=(0.0, 0.0, 8.2))
+    for pair in ((fixed, slices), (slices, fixed)):
+        assert overlap(*pair, np.eye(4), fixed) == 1.0, "a few slices lie wholly inside"
