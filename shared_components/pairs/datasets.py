@@ -140,6 +140,10 @@ class PairDataset(Dataset):
         """Pairs in an epoch."""
         return self.length if self.data else 0
 
+    def __iter__(self) -> Iterator[Item]:
+        """Yield one epoch in order."""
+        return (self[index] for index in range(len(self)))
+
     def __getitem__(self, index: int) -> Item:
         """Return pair ``index`` (see the class): {"image": (2, *size), labels (1, *size), "name"}."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(index))
