@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ class AugmentPair:
         noise: standard deviation of Gaussian noise, in units of the scaled intensities; background stays 0.
         flip: probability of mirroring both images along the first (left-right) axis. Labels are mirrored with the
             images but not renamed.
+        probability: of changing a pair at all, mirroring apart: below 1 some pairs stay as acquired.
     """
 
     def __init__(
@@ -46,8 +48,9 @@ class AugmentPair:
         bias: float = 0.0,
         noise: float = 0.0,
         flip: float = 0.0,
+        probability: float = 1.0,
     ) -> None:
-        self.bspline, self.control_points, self.flip = bspline, control_points, flip
+        self.bspline, self.control_points, self.flip, self.probability = bspline, control_points, flip, probability
         self.relative = (math.radians(rotation), scaling, translation)
         self.pose = (math.radians(pose_rotation), pose_scaling, 0.0)
         self.contrast, self.bias, self.noise = contrast, bias, noise
@@ -61,6 +64,15 @@ class AugmentPair:
         if "ddf" in item:
             raise InputError(f"pair {item.get('name')} has a target field; train on it with --augment None")
         item = dict(item)
+        if self.probability >= 1 or float(torch.rand((), generator=generator)) < self.probability:
+            self._change(item, generator)
+        if self.flip and float(torch.rand((), generator=generator)) < self.flip:
+            for key in ("image", "fixed_label", "moving_label"):
+                if key in item:
+                    item[key] = item[key].flip(1)
+        return item
+
+    def _change(self, item: dict[str, Any], generator: torch.Generator) -> None:
         for index, (side, ddf) in enumerate(self._fields(item["image"].shape[1:], generator).items()):
             image, label = item["image"], f"{side}_label"
             if ddf is None:
@@ -70,11 +82,6 @@ class AugmentPair:
             if label in item:
                 item[label] = warp_labels(item[label][None], ddf)[0]
         item["image"] = self._intensities(item["image"], generator)
-        if self.flip and float(torch.rand((), generator=generator)) < self.flip:
-            for key in ("image", "fixed_label", "moving_label"):
-                if key in item:
-                    item[key] = item[key].flip(1)
-        return item
 
     def _fields(self, shape: torch.Size, generator: torch.Generator) -> dict[str, Tensor | None]:
         """Fixed: the common pose. Moving: the common pose after the extra affine map after the B-spline field."""
