@@ -76,15 +76,16 @@ class AutocastInferer(SimpleInferer):
             return network(inputs, *args, **kwargs)
 
 
-class StageInferer(SimpleInferer):
-    """Evaluate what a cascade has reached after one of its stages.
+class StageInferer(AutocastInferer):
+    """What a cascade has reached after one of its stages.
 
     Args:
         stage: "final" (the network as it is), "identity" (no field at all), or the number of a stage, 0 for the first.
+        dtype: as for ``AutocastInferer``.
     """
 
-    def __init__(self, stage: str | int = "final") -> None:
-        super().__init__()
+    def __init__(self, stage: str | int = "final", dtype: str = "float32") -> None:
+        super().__init__(dtype)
         if stage not in ("final", "identity") and not isinstance(stage, int):
             raise InputError(f"stage must be 'final', 'identity' or a stage's number from 0 on, not '{stage}'")
         self.stage = stage
@@ -94,8 +95,8 @@ class StageInferer(SimpleInferer):
         if self.stage == "identity":
             return inputs.new_zeros(inputs.shape[0], inputs.ndim - 2, *inputs.shape[2:])
         if self.stage == "final":
-            return network(inputs, *args, **kwargs)
-        return network(inputs, *args, return_stages=True, **kwargs)["ddf"][self.stage]
+            return super().__call__(inputs, network, *args, **kwargs)
+        return super().__call__(inputs, network, *args, return_stages=True, **kwargs)["ddf"][self.stage]
 
 
 class WarpLabel:

@@ -63,6 +63,12 @@ def test_stages_can_be_evaluated_one_by_one():
         StageInferer("affine")
 
 
+def test_a_stage_is_computed_in_the_precision_asked_for():
+    layer = torch.nn.Conv3d(2, 3, 1)
+    assert StageInferer("final", "bfloat16")(batch()["image"], layer).dtype == torch.bfloat16
+    assert StageInferer("final")(batch()["image"], layer).dtype == torch.float32
+
+
 def test_autocast_is_off_for_float32():
     def network(image):
         return image.reshape(1, -1) @ image.reshape(-1, 1)
