@@ -68,6 +68,11 @@ def sample(image: Tensor, coords: Tensor, mode: str = "linear", padding: str = "
     Raises:
         ValueError: unknown mode or padding, or shapes that do not fit.
     """
+    return _pull(image, coords, mode, padding, relative=False)
+
+
+def _pull(image: Tensor, coords: Tensor, mode: str, padding: str, relative: bool) -> Tensor:
+    """``sample``; if ``relative``, at the index of each output voxel plus ``coords``."""
     ndim = image.ndim - 2
     if mode not in _MODES or padding not in _PADDINGS:
         raise ValueError(f"mode must be one of {sorted(_MODES)} and padding one of {_PADDINGS}, got {mode}, {padding}")
@@ -77,12 +82,25 @@ def sample(image: Tensor, coords: Tensor, mode: str = "linear", padding: str = "
         image, coords = _thicken(image, coords)
     work = torch.promote_types(torch.promote_types(image.dtype, coords.dtype), torch.float32)
     with torch.autocast(image.device.type, enabled=False):
-        size = torch.tensor(image.shape[2:], device=coords.device, dtype=work)
-        scale = (2.0 / (size - 1).clamp_min(1)).view(1, ndim, *(1,) * ndim)
-        grid_norm = (coords.to(work) * scale - 1).expand(image.shape[0], *coords.shape[1:])
-        grid_norm = grid_norm.movedim(1, -1).flip(-1)
+        grid_norm = _normalise(coords.to(work), image.shape[2:], relative).expand(
+            image.shape[0], *coords.shape[2:], ndim
+        )
         moved = _sample_slabs(image.to(work), grid_norm, mode, padding)
     return moved.to(image.dtype)
+
+
+def _normalise(coords: Tensor, shape: Sequence[int], relative: bool) -> Tensor:
+    """Return positions (B, D, *out) in voxels of a grid as (B, *out, D) in [-1, 1], last axis first.
+
+    One pass a component, and no grid of indices is made; the components stay apart in memory, which sampling allows.
+    """
+    columns = []
+    for axis, (n, column) in enumerate(zip(shape, coords.unbind(1), strict=True)):
+        scale = 2.0 / max(n - 1, 1)
+        length = column.shape[axis + 1] if relative else 1
+        start = torch.linspace(-1, scale * (length - 1) - 1, length, device=coords.device, dtype=coords.dtype)
+        columns.append(torch.add(start.view(-1, *(1,) * (len(shape) - 1 - axis)), column, alpha=scale))
+    return torch.stack(columns[::-1], 1).movedim(1, -1)
 
 
 def _thicken(image: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,7 +134,7 @@ def warp_image(image: Tensor, ddf: Tensor, mode: str = "linear", padding: str = 
         >>> warp_image(image, torch.zeros(1, 2, 2, 2)).equal(image)
         True
     """
-    return sample(image, coords_of(ddf), mode, padding)
+    return _pull(image, ddf, mode, padding, relative=True)
 
 
 def warp_labels(labels: Tensor, ddf: Tensor, padding: str = "zeros") -> Tensor:

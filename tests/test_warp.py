@@ -263,3 +263,15 @@ def test_points_keep_full_precision_in_a_half_precision_field() -> None:
     torch.testing.assert_close(
         fixed_points_to_moving(points, ddf), points + torch.tensor([0.3, 0.7]), atol=2e-3, rtol=0
     )
+
+
+@pytest.mark.parametrize("padding", ["border", "zeros"])
+@pytest.mark.parametrize("shape", [(7, 6, 5), (9, 1, 4), (8, 7)])
+def test_a_field_is_sampled_at_its_absolute_positions(shape: tuple[int, ...], padding: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image, ddf = (torch.rand(2, n, *shape, generator=generator, dtype=torch.float64) for n in (1, len(shape)))
+    ddf = (6 * ddf - 3).requires_grad_()
+    found, expected = warp_image(image, ddf, padding=padding), sample(image, coords_of(ddf), padding=padding)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    a, b = (torch.autograd.grad(moved.square().sum(), ddf)[0] for moved in (found, expected))
+    torch.testing.assert_close(a, b, atol=1e-12, rtol=0)

@@ -179,3 +179,35 @@ def test_pairs_of_a_batch_do_not_see_each_other(tiny: Callable[..., nn.Module]) 
     image, made = draw(3, 2, 16, 16, 16), tiny("ADD")
     alone = torch.cat([made(image[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(made(image), alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 4, 5, 6), (2, 7, 3, 1, 2)])
+def test_doubling_is_the_transposed_convolution(network: ModuleType, shape: tuple[int, ...]) -> None:
+    fast = network._Doubling(shape[1], 3, 4, 2, 1, bias=False).double()
+    plain = nn.ConvTranspose3d(shape[1], 3, 4, 2, 1, bias=False).double()
+    plain.load_state_dict(fast.state_dict())
+    results = []
+    for layer in (fast, plain):
+        x = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        x = x.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+        y = layer(x)
+        weight = torch.rand(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        results.append([y, *torch.autograd.grad((y * weight).sum(), (x, layer.weight))])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+    assert results[0][0].is_contiguous()
+
+
+@pytest.mark.parametrize(("stride", "size"), [(1, 5), (2, 6), (2, 5)])
+def test_small_convolutions_are_convolutions(network: ModuleType, stride: int, size: int) -> None:
+    fast, plain = network._Conv(6, 4, 3, stride, 1), nn.Conv3d(6, 4, 3, stride, 1)
+    plain.load_state_dict(fast.state_dict())
+    x = torch.rand(1, 6, size, size, size, requires_grad=True)
+    found, expected = fast(x), plain(x)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    parts = [
+        torch.autograd.grad(y.square().sum(), (x, *layer.parameters()))
+        for layer, y in ((fast, found), (plain, expected))
+    ]
+    for a, b in zip(*parts, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)

@@ -7,15 +7,62 @@ from collections.abc import Sequence
 from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_components.affine import affine_ddf, compose_affine, to_matrix
 from shared_components.warp import compose, warp_image
 
+_LAYOUT = torch.channels_last_3d  # 3x faster convolutions on CPU
+
+
+def _on_cpu(x: Tensor) -> bool:
+    """Whether the shortcuts below apply: they are for the CPU, and an exported network should have plain layers."""
+    return x.device.type == "cpu" and not torch.jit.is_tracing() and not torch.compiler.is_compiling()
+
+
+class _Conv(nn.Conv3d):
+    """Conv3d that uses oneDNN on the CPU also for small single images, where PyTorch takes a path 2-5 times slower."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution."""
+        if x.shape[0] > 1 or x.dtype != torch.float32 or not _on_cpu(x) or torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        if not torch.backends.mkldnn.is_available():
+            return super().forward(x)
+        where = self.padding, self.stride, self.dilation, self.groups
+        return torch.mkldnn_convolution(x, self.weight, self.bias, *where)
+
+
+class _Doubling(nn.ConvTranspose3d):
+    """ConvTranspose3d of kernel 4, stride 2, padding 1 to few channels; on the CPU 2.5 times as fast.
+
+    Each output voxel sees 2^3 input voxels with weights that depend on its parity along each axis: so the layer is a
+    convolution of kernel 2 to 8 times as many channels, one set a parity, which fills the vector registers that three
+    channels leave empty, and a rearrangement of its result.
+    """
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return (B, outputs, 2 D, 2 H, 2 W)."""
+        if not _on_cpu(x):
+            return super().forward(x, output_size)
+        inputs, outputs = self.weight.shape[:2]
+        tap = torch.tensor([[3, 1], [2, 0]])  # [parity][position in the window]: which of the 4 weights applies
+        views = tap.view(2, 2, 1, 1, 1, 1), tap.view(1, 1, 2, 2, 1, 1), tap.view(1, 1, 1, 1, 2, 2)
+        weight = self.weight[(slice(None), slice(None), *views)].permute(2, 4, 6, 1, 0, 3, 5, 7)
+        y = F.conv3d(x, weight.reshape(8 * outputs, inputs, 2, 2, 2).contiguous(memory_format=_LAYOUT), padding=1)
+        # voxel 2 i + parity lies in window i + parity, channels of that parity: stepping the parity moves both at once
+        pair, channel, *axes = y.stride()
+        strides = [n for k, axis in enumerate(axes) for n in (axis, axis + (4 >> k) * outputs * channel)]
+        size = x.shape[2:]
+        shape = [x.shape[0], outputs, *(n for length in size for n in (length, 2))]
+        taken = y.as_strided(shape, [pair, channel, *strides])
+        return taken.reshape(x.shape[0], outputs, *(2 * n for n in size))
+
 
 def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     """3^3 convolution with bias and LeakyReLU 0.1; halves odd sizes upwards, 5 -> 3."""
-    return nn.Sequential(nn.Conv3d(inputs, outputs, 3, stride, 1), nn.LeakyReLU(0.1))
+    return nn.Sequential(_Conv(inputs, outputs, 3, stride, 1), nn.LeakyReLU(0.1, inplace=True))
 
 
 def _encoder(channels: int, levels: int) -> nn.ModuleList:
@@ -79,12 +126,12 @@ class DenseSubnetwork(nn.Module):
         width = channels * 2 ** (levels - 1)
         for level in reversed(range(levels - 1)):
             skip = channels * 2**level
-            self.predict.append(nn.Conv3d(width, 3, 3, padding=1))
+            self.predict.append(_Conv(width, 3, 3, padding=1))
             self.up_flow.append(nn.ConvTranspose3d(3, 3, 4, 2, 1, bias=False))
             up = nn.ConvTranspose3d(width, skip, 4, 2, 1, bias=False)
-            self.up_feature.append(nn.Sequential(up, nn.LeakyReLU(0.1)))
+            self.up_feature.append(nn.Sequential(up, nn.LeakyReLU(0.1, inplace=True)))
             width = 2 * skip + 3
-        self.last = nn.ConvTranspose3d(width, 3, 4, 2, 1, bias=False)
+        self.last = _Doubling(width, 3, 4, 2, 1, bias=False)
         if identity_start:
             nn.init.zeros_(self.last.weight)
 
@@ -138,7 +185,7 @@ class VTN(nn.Module):
         has_affine = cascade.startswith("A")
         self.affine = AffineSubnetwork(image_size, channels, affine_levels, identity_start) if has_affine else None
         self.dense = nn.ModuleList(DenseSubnetwork(channels, levels, identity_start) for _ in range(cascade.count("D")))
-        self.to(memory_format=torch.channels_last_3d)  # 3x faster convolutions on CPU
+        self.to(memory_format=_LAYOUT)
 
     def forward(self, image: Tensor, return_stages: bool = False) -> Tensor | dict[str, list[Tensor] | Tensor | None]:
         """Return the ddf that pulls moving onto fixed.
@@ -179,4 +226,4 @@ class VTN(nn.Module):
 
     @staticmethod
     def _pair(fixed: Tensor, moved: Tensor) -> Tensor:
-        return torch.cat([fixed, moved], 1).contiguous(memory_format=torch.channels_last_3d)
+        return torch.cat([fixed, moved], 1).contiguous(memory_format=_LAYOUT)
