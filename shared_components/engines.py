@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .errors import InputError, find_input_error
 from .pairs.datasets import Item
-from .warp import warp_labels
+from .warp import invert, warp_labels
 
 
 class PrepareTraining:
@@ -82,18 +82,26 @@ class StageInferer(AutocastInferer):
     Args:
         stage: "final" (the network as it is), "identity" (no field at all), or the number of a stage, 0 for the first.
         dtype: as for ``AutocastInferer``.
+        both_orders: register (fixed, moving) and (moving, fixed) in one batch and return the mean of the first field
+            and the inverse of the second: errors that the two do not share halve. Costs a second pass and an inversion.
     """
 
-    def __init__(self, stage: str | int = "final", dtype: str = "float32") -> None:
+    def __init__(self, stage: str | int = "final", dtype: str = "float32", both_orders: bool = False) -> None:
         super().__init__(dtype)
         if stage not in ("final", "identity") and not isinstance(stage, int):
             raise InputError(f"stage must be 'final', 'identity' or a stage's number from 0 on, not '{stage}'")
-        self.stage = stage
+        self.stage, self.both_orders = stage, both_orders
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
         """Return the ddf after that stage."""
         if self.stage == "identity":
             return inputs.new_zeros(inputs.shape[0], inputs.ndim - 2, *inputs.shape[2:])
+        if not self.both_orders:
+            return self._one(inputs, network, *args, **kwargs)
+        forward, backward = self._one(torch.cat([inputs, inputs.flip(1)]), network, *args, **kwargs).float().chunk(2)
+        return 0.5 * (forward + invert(backward, iterations=15, tolerance=0.01)[0])
+
+    def _one(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
         if self.stage == "final":
             return super().__call__(inputs, network, *args, **kwargs)
         return super().__call__(inputs, network, *args, return_stages=True, **kwargs)["ddf"][self.stage]

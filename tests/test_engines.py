@@ -63,6 +63,24 @@ def test_stages_can_be_evaluated_one_by_one():
         StageInferer("affine")
 
 
+class Biased(torch.nn.Module):
+    """Finds the true shift of 2 voxels along the first axis, +-, but for an error that is the same in both orders."""
+
+    def forward(self, image):
+        ddf = torch.zeros(image.shape[0], 3, *image.shape[2:])
+        ddf[:, 0] = torch.where((image[:, 0] > image[:, 1]), 2.0, -2.0) + 0.5
+        return ddf
+
+
+def test_both_orders_cancel_what_they_do_not_share():
+    image = torch.stack([torch.ones(16, 8, 8), torch.zeros(16, 8, 8)])[None].repeat(2, 1, 1, 1, 1)
+    image[1] = image[1].flip(0)
+    found = StageInferer(both_orders=True)(image, Biased())
+    assert torch.allclose(found[:, 0, 4:-4], torch.tensor([2.0, -2.0]).view(2, 1, 1, 1), atol=1e-5)
+    assert torch.allclose(StageInferer()(image, Biased())[:, 0], torch.tensor([2.5, -1.5]).view(2, 1, 1, 1))
+    assert not StageInferer("identity", both_orders=True)(image, Biased()).any()
+
+
 def test_a_stage_is_computed_in_the_precision_asked_for():
     layer = torch.nn.Conv3d(2, 3, 1)
     assert StageInferer("final", "bfloat16")(batch()["image"], layer).dtype == torch.bfloat16
