@@ -1,5 +1,7 @@
 """Refinement: the loss falls, folds never rise, and nothing happens where nothing was asked."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -159,3 +161,13 @@ def test_a_moving_mask_leaves_its_outside_out():
     free = RefineField(**how)(data)["pred"]
     assert torch.equal(RefineField(**how)({**data, "moving_mask": everywhere})["pred"], free)
     assert RefineField(**how)({**data, "moving_mask": nothing})["pred"].abs().max() == 0
+
+
+def test_a_rough_start_is_taken_in_the_large_only():
+    """What a network gets right in the large is kept, its roughness is not."""
+    fixed, moving, truth, _ = scene()
+    noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0)) * 0.4
+    found = {spacing: refine(fixed, moving, truth + noise, replace(QUICK, start_spacing=spacing)) for spacing in (1, 4)}
+    errors = {spacing: float((ddf - truth)[..., 3:-3, 3:-3, 3:-3].abs().mean()) for spacing, (ddf, _) in found.items()}
+    assert errors[4] < 0.8 * errors[1]
+    assert all(numbers["loss_after"] < numbers["loss_before"] for _, numbers in found.values())

@@ -193,3 +193,20 @@ def test_losses_by_name() -> None:
         make_similarity("mi")
     with pytest.raises(ValueError, match="radius"):
         LocalNCC(0)
+
+
+def test_sharp_correlation_keeps_its_ends_and_pulls_hardest_at_the_match(smooth_image):
+    image = smooth_image((9, 10, 8), seed=1)
+    sharp, plain = LocalNCC(2, 1e-9, sharpness=0.05), LocalNCC(2, 1e-9)
+    assert float(sharp(image, 3 * image + 1)) == pytest.approx(0, abs=1e-4)
+    assert float(sharp(image, torch.ones_like(image))) == pytest.approx(1)
+    squared = torch.linspace(0, 1, 11, dtype=torch.float64)
+    gain = sharp._gain(squared)
+    assert gain[0] == 0 and gain[-1] == pytest.approx(1) and (gain.diff() > 0).all()
+    assert (gain.diff().diff() > 0).all(), "the slope grows towards the match"
+    assert torch.equal(plain._gain(squared), squared)
+
+
+def test_gradient_of_sharp_correlation(smooth_image):
+    fixed, moved = (smooth_image((6, 5, 7), seed=seed) for seed in (1, 2))
+    assert torch.autograd.gradcheck(LocalNCC(1, sharpness=0.05), (fixed, moved.requires_grad_()))
