@@ -4,6 +4,7 @@ examples:
   benchmark.py accuracy --bundle vtn --data DATA --peer_python PEERS/bin/python --json out.json
   benchmark.py speed --bundle vtn --json speed.json
   benchmark.py memory --bundle vtn
+  benchmark.py solver
   benchmark.py results docs/results --output docs/results.md
 
 Classical tools are optional: pip install antspyx picsl-greedy itk-elastix, here or in an environment of their own
@@ -22,6 +23,7 @@ import fire
 from benchmarking import results as pages
 from benchmarking.accuracy import accuracy
 from benchmarking.memory import memory
+from benchmarking.solver import solver
 from benchmarking.speed import speed
 
 from shared_components.cli import run_main
@@ -51,7 +53,7 @@ def silent(command: Callable[..., Any]) -> Callable[..., None]:
     return run
 
 
-COMMANDS = {"accuracy": silent(accuracy), "speed": silent(speed), "memory": silent(memory), "results": results}
+COMMANDS = {command.__name__: silent(command) for command in (accuracy, speed, memory, solver, results)}
 
 if __name__ == "__main__":
     sys.exit(run_main(lambda: fire.Fire(COMMANDS, name="benchmark.py")))

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from benchmarking.accuracy import accuracy, find_pairs
 from benchmarking.child import run_child
 from benchmarking.measure import measure, summarise
-from benchmarking.results import accuracy_markdown, accuracy_text
+from benchmarking.results import accuracy_markdown, accuracy_text, page
 from script_tools import make_weights, tiny_options
 
 from shared_components.errors import InputError
@@ -171,3 +171,22 @@ def test_fields_of_the_peers_are_read_as_they_mean(shifted_pair: dict[str, str],
     field = sitk.TransformToDisplacementField(chain, sitk.sitkVectorFloat32, *grid)
     sitk.WriteImage(field, str(tmp_path / "peer.nii.gz"))
     assert measure(shifted_pair, tmp_path / "peer.nii.gz", surface=False)["dice"] == 1
+
+
+def test_a_page_of_results(tmp_path: Path) -> None:
+    summary = {"identity": {"pairs": 2, "failed": 0, "versions": [], "dice": {"mean": 0.3, "sd": 0.1, "worst": 0.2}}}
+    facts = {"cpu": "a", "cores": 2, "threads": 2, "memory_gb": 8.0, "load_before": 0.1}
+    result = {"command": "python scripts/benchmark.py accuracy --data DATA", "summary": summary, "skipped": {}}
+    (tmp_path / "a.json").write_text(json.dumps({**result, "machine": facts, "versions": {"torch": "2"}, "rows": []}))
+    text = page(sorted(tmp_path.glob("*.json")))
+    assert "## Accuracy (a)" in text and "| identity | 0.300 ± 0.100 (0.200) |" in text and "`python scripts" in text
+    (tmp_path / "b.json").write_text("{}")
+    with pytest.raises(InputError, match="b.json was not written"):
+        page(sorted(tmp_path.glob("*.json")))
+    with pytest.raises(InputError, match="no \\*.json"):
+        page([])
+
+
+def test_committed_page_is_what_the_committed_files_say() -> None:
+    folder = Path(__file__).resolve().parent.parent / "docs"
+    assert (folder / "results.md").read_text() == page(sorted((folder / "results").glob("*.json")))

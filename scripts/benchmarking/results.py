@@ -9,7 +9,7 @@ from typing import Any
 
 from shared_components.errors import InputError
 
-from . import memory, speed, tables
+from . import memory, solver, speed, tables
 
 _HEADS = {
     "dice": ("Dice, all", 3),
@@ -97,11 +97,12 @@ INTRODUCTION = """\
 
 Made by `python scripts/benchmark.py results docs/results --output docs/results.md` from the JSON files in
 [results](results); each section names the command that measured it."""
-TITLES = {"accuracy": "Accuracy", "speed": "Speed", "memory": "Memory"}
+TITLES = {"accuracy": "Accuracy", "speed": "Speed", "memory": "Memory", "solver": "Solvers"}
 RENDERERS = {
     "accuracy": lambda result: "\n\n".join(
         [f"`{result['command']}`", tables.describe(result["machine"], result["versions"]), accuracy_markdown(result)]
     ),
     "speed": speed.to_markdown,
     "memory": memory.to_markdown,
+    "solver": solver.to_markdown,
 }
