@@ -31,7 +31,7 @@ def arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", default=str(ROOT / "quickstart_output"), help="default: %(default)s")
-    parser.add_argument("--refine_steps", type=int, default=90, help="of the second run, 0 for none; default: %(default)s")
+    parser.add_argument("--refine_steps", type=int, default=90, help="of the second run; default: %(default)s")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
     parser.add_argument("--picture", help="also draw fixed, moving, moved and deformed grid into this PNG")
     parser.add_argument("--seed", type=int, default=0, help="of the deformation; default: %(default)s")
