@@ -33,7 +33,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     swapped = {"fixed": pair["moving"], "moving": pair["fixed"], "name": "swapped"}
     swapped |= {"fixed_label": pair["moving_label"], "moving_label": pair["fixed_label"]}
     datalist.write_text(json.dumps(lists | {"validation": [pair, swapped]}))
-    known = tiny(BUNDLE, "train") | {"pairs_per_epoch": PAIRS, "max_epochs": EPOCHS, "cascade": "ADD"}
+    known = tiny(BUNDLE, "train") | {"pairs_per_epoch": PAIRS, "max_epochs": EPOCHS, "cascade": "ADDD"}
     return known | {"datalist": str(datalist), "device": "cpu"}
 
 
