@@ -116,7 +116,7 @@ def overrides(options: argparse.Namespace, config: dict[str, Any]) -> dict[str, 
     if options.no_report:
         chosen["report"] = False
     chosen["device#name"] = options.device
-    chosen |= dict(_setting(text) for text in options.set)
+    chosen |= dict(setting(text) for text in options.set)
     unknown = sorted(key for key in chosen if key.replace("::", "#").split("#")[0] not in config)
     if unknown:
         raise InputError(
@@ -147,7 +147,12 @@ def _check_pair(options: argparse.Namespace) -> None:
         raise InputError(f"--threads {options.threads} is not possible; give 1 or more")
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, Any]:
+    """Split KEY=VALUE of --set; the value is read as JSON where it is JSON.
+
+    Raises:
+        InputError: no such form.
+    """
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise InputError(f"--set {text} is not of the form KEY=VALUE; write for example --set precision=bfloat16")

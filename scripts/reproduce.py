@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
+
+from register import setting
 
 from shared_components.cli import quiet, run_main
-from shared_components.errors import InputError
 
 METHODS = {"vtn": "reproducing.vtn"}  # name -> module with add_arguments(parser) and reproduce(options, ...)
 
@@ -46,21 +45,6 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         )
         method.add_argument("--verbose", action="store_true", help="what MONAI and Ignite say, and tracebacks")
     return parser.parse_args(argv)
-
-
-def setting(text: str) -> tuple[str, Any]:
-    """Split KEY=VALUE; the value is read as JSON where it is JSON.
-
-    Raises:
-        InputError: no such form.
-    """
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise InputError(f"--set {text} is not of the form KEY=VALUE; write for example --set channels=16")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -51,6 +51,7 @@ def tiny_bundle(tmp_path: Path) -> Path:
             config |= TINY
         if "loss" in config:
             config["loss"] |= {"weights": [1.0, 1.0]}
+            config["precision"] = "float32"  # torch's bfloat16 gradients are wrong on the 2^3 grid where this one ends
         (root / "configs" / f"{name}.json").write_text(json.dumps(config))
     (root / "models").mkdir()
     make_weights(root / "models" / "model.pt")
@@ -252,7 +253,7 @@ def test_a_training_step_follows_train_json(tiny_bundle: Path, monkeypatch: Any)
     monkeypatch.setattr(torch.optim.Adam, "step", step)
     memory.training_step(tiny_bundle, CPU)
     weights = len(list(networks.shipped_network(tiny_bundle, CPU)[0].parameters()))
-    assert len(seen) == 2 * weights and all(grad is not None for grad in seen)
+    assert len(seen) == 2 * weights and all(grad.isfinite().all() for grad in seen)
     assert sum(bool(grad.any()) for grad in seen) >= 6  # the last layers, which start at zero
 
 
