@@ -11,9 +11,12 @@ registration; ``solve`` takes any symmetric D x D data term a voxel. Methods are
 
 In float32 the solution is right to about 1e-6, but its residual computed afresh is not: lambda L turns the rounding of
 z into noise of the finest scale. ``Statistics.residual`` is what conjugate gradients track; in float64 both agree.
+
+Beside them, ``Lbfgs`` minimises many small problems at once, a few unknowns a sample, such as the affine maps of pairs.
 """
 
 from .implicit import gauss_newton_step, prepare, solve
+from .lbfgs import Lbfgs, LbfgsResult, Objective
 from .methods import (
     METHODS,
     Amg,
@@ -33,9 +36,12 @@ __all__ = [
     "METHODS",
     "Amg",
     "Auto",
+    "Lbfgs",
+    "LbfgsResult",
     "Method",
     "Multigrid",
     "NotConvergedError",
+    "Objective",
     "Pcg",
     "Solution",
     "Spectral",
