@@ -8,6 +8,7 @@ examples:
   register.py vtn --fixed a.nii.gz --moving b.nii.gz --output_dir out \\
       --fixed_label a_seg.nii.gz --moving_label b_seg.nii.gz --refine_steps 100
   register.py vtn --datalist pairs.json --output_dir out --device cuda:0
+  register.py meta_affine --config inference_3d --fixed a.nii.gz --moving b.nii.gz --output_dir out
   register.py path/to/my_bundle --fixed a.nii.gz --moving b.nii.gz --output_dir out --set precision=bfloat16
 
 exit codes: 0 done; 2 the input is at fault, the last line says what to do; 1 anything else.
@@ -40,7 +41,7 @@ PAIR = {
     "fixed_mask": "where the fixed image counts in the refinement",
     "moving_mask": "where the moving image counts in the refinement",
 }
-_WORDS = ("centre_of_mass", "header")
+_WORDS = ("centre_of_mass", "header", "meta_affine")
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -62,9 +63,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     how.add_argument(
         "--initial_transform",
         metavar="WORD|FILE",
-        help="centre_of_mass (default), header (images as they lie), or an affine file (.tfm, .mat): fixed -> moving",
+        help="centre_of_mass (default), header (images as they lie), meta_affine (learned affine search, for images "
+        "turned up to 60 degrees), or an affine file (.tfm, .mat): fixed -> moving",
     )
     how.add_argument("--refine_steps", type=int, metavar="N", help="improve the field on this very pair; default: 0")
+    how.add_argument("--starts", type=int, metavar="N", help="rotations to search from; for bundles that search")
+    how.add_argument("--config", metavar="NAME", help="a configuration of the bundle on top, such as inference_3d")
     how.add_argument("--weights", metavar="FILE", help="default: the bundle's models/model.pt")
     how.add_argument("--device", default="auto", help="auto (default), cpu or cuda:0")
     how.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: all cores")
@@ -96,6 +100,21 @@ def find_bundle(name: str) -> Path:
     )
 
 
+def config_files(root: Path, name: str | None) -> list[Path]:
+    """Return a bundle's inference.json and, on top, the configuration of that name if one is asked for.
+
+    Raises:
+        InputError: the bundle has none of that name; naming those that it has.
+    """
+    files = [root / CONFIG]
+    if name:
+        files.append(root / CONFIG.parent / f"{name.removesuffix('.json')}.json")
+        if not files[-1].is_file():
+            known = sorted(file.stem for file in (root / CONFIG.parent).glob("inference_*.json"))
+            raise InputError(f"{root.name} has no configuration '{name}'; it has {', '.join(known) or 'none to add'}")
+    return files
+
+
 def overrides(options: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any]:
     """Return the ids of the configuration that the options change, with their values.
 
@@ -110,7 +129,7 @@ def overrides(options: argparse.Namespace, config: dict[str, Any]) -> dict[str, 
     initial = options.initial_transform
     if initial is not None:
         chosen["initial_transform"] = initial if initial in _WORDS else _path(initial)
-    for name in ("section", "refine_steps"):
+    for name in ("section", "refine_steps", "starts"):
         if getattr(options, name) is not None:
             chosen[name] = getattr(options, name)
     if options.no_report:
@@ -143,6 +162,8 @@ def _check_pair(options: argparse.Namespace) -> None:
                 raise InputError(f"the {side} image is missing; give its path with --{side}, or many with --datalist")
     if options.refine_steps is not None and options.refine_steps < 0:
         raise InputError(f"--refine_steps {options.refine_steps} is negative; give 0 or more")
+    if options.starts is not None and options.starts < 1:
+        raise InputError(f"--starts {options.starts} is not possible; give 1 or more")
     if options.threads is not None and options.threads < 1:
         raise InputError(f"--threads {options.threads} is not possible; give 1 or more")
 
@@ -189,7 +210,8 @@ def no_empty_folder(folder: Path) -> Iterator[None]:
 def register(options: argparse.Namespace) -> None:
     """Run the bundle's inference.json through ``monai.bundle``."""
     root = find_bundle(options.bundle)
-    config = json.loads((root / CONFIG).read_text())
+    files = config_files(root, options.config)
+    config = {key: value for file in files for key, value in json.loads(file.read_text()).items()}
     chosen = overrides(options, config)
     with warnings.catch_warnings():
         if not options.verbose:
@@ -202,7 +224,7 @@ def register(options: argparse.Namespace) -> None:
     print(f"{root.name}: registering {what} ...", file=sys.stderr, flush=True)
     logging_file = None if options.verbose else False
     with bundle_code(root), quiet(not options.verbose), no_empty_folder(Path(options.output_dir).expanduser()):
-        run(config_file=str(root / CONFIG), bundle_root=_path(str(root)), logging_file=logging_file, **chosen)
+        run(config_file=list(map(str, files)), bundle_root=_path(str(root)), logging_file=logging_file, **chosen)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -45,7 +45,7 @@ class PrepareTraining:
 
 
 class PrepareInference:
-    """Batch -> (image, {labels, masks and points on the network grid}) for MONAI's SupervisedEvaluator."""
+    """Batch -> (image, {labels, masks, points on the network grid, its "spacing_mm"}) for MONAI's SupervisedEvaluator."""
 
     def __call__(
         self, batch: Item, device: torch.device | None = None, non_blocking: bool = False, **kwargs: Any
@@ -54,7 +54,7 @@ class PrepareInference:
         labels = {
             key: value.to(device, non_blocking=non_blocking)
             for key, value in batch.items()
-            if key.endswith(("_label", "_mask", "_points_vox")) and isinstance(value, Tensor)
+            if key.endswith(("_label", "_mask", "_points_vox", "spacing_mm")) and isinstance(value, Tensor)
         }
         return batch["image"].to(device, non_blocking=non_blocking), labels
 

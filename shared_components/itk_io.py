@@ -157,29 +157,41 @@ def read_affine(path: str | os.PathLike, what: str = "transform") -> np.ndarray:
     return _mirror(matrix)
 
 
-def read_transform(path: str | os.PathLike, what: str = "transform") -> PhysicalField | np.ndarray:
+def read_transform(
+    path: str | os.PathLike, what: str = "transform", ndim: int | None = None
+) -> PhysicalField | np.ndarray:
     """Read a displacement field or a linear transform, told apart by the suffix.
 
     Args:
         path: see the table of this module.
         what: its role in words; it opens the sentence of a fault.
+        ndim: dimensions D that are needed, 2 or 3; None takes what there is.
 
     Returns:
         A field, or a (D+1, D+1) world matrix fixed RAS mm -> moving RAS mm.
 
     Raises:
-        InputError: missing, damaged, or a format that is not read here.
+        InputError: missing, damaged, of another dimension, or a format that is not read here.
     """
     path = existing_file(path, what)
     suffix = suffix_of(path)
     if suffix in FIELD_SUFFIXES:
-        return read_field(path, what)
+        return _of_dimension(read_field(path, what), path, what, ndim)
     if suffix in (".tfm", ".txt", ".mat"):
-        return read_affine(path, what)
+        return _of_dimension(read_affine(path, what), path, what, ndim)
     remedy = "give .nii.gz for a displacement field, .tfm, .txt or .mat for an affine"
     if suffix in (".h5", ".hdf5"):
         remedy = "take the composite apart (ANTs: CompositeTransformUtil --disassemble) and give its parts"
     raise InputError(f"{what} {path} has a format that is not read here; {remedy}")
+
+
+def _of_dimension(
+    step: PhysicalField | np.ndarray, path: Path, what: str, ndim: int | None
+) -> PhysicalField | np.ndarray:
+    found = step.frame.ndim if isinstance(step, PhysicalField) else step.shape[0] - 1
+    if ndim in (None, found):
+        return step
+    raise InputError(f"{what} {path} is {found}-D and the images are {ndim}-D; give a {ndim}-D transform")
 
 
 def _flip(ndim: int) -> np.ndarray:

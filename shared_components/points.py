@@ -28,6 +28,7 @@ from .images import atomic_path
 from .images.files import existing_file, suffix_of
 
 SPACES = ("RAS", "LPS", "VOX")
+_WANTED = {2: "x_mm,y_mm in a .csv", 3: "x_mm,y_mm,z_mm in a .csv, or a file that Slicer wrote"}
 _NAMES = ("name", "label", "id")
 _FCSV_SYSTEMS = {"0": "RAS", "1": "LPS", "RAS": "RAS", "LPS": "LPS"}
 _FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
@@ -80,10 +81,7 @@ def read_points(
         points = np.array(found, dtype=np.float64).reshape(len(found), ndim)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, csv.Error) as error:
         detail = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"{what} {path} cannot be understood ({detail}); give {'x_mm,y_mm,z_mm'[: 5 * ndim - 1]} in a .csv, or a "
-            "file that Slicer wrote"
-        ) from error
+        raise InputError(f"{what} {path} cannot be understood ({detail}); give {_WANTED[ndim]}") from error
     if len(points) == 0:
         raise InputError(f"{what} {path} holds no points; check that it is the right file")
     if not np.isfinite(points).all():

@@ -195,7 +195,7 @@ HEADER = "x_mm,y_mm,z_mm\n"
 FAULTS: dict[str, tuple[Fault, str]] = {  # what to hand in, and the sentence: file, fault, remedy
     "missing": (lambda folder, good: {"moving": str(folder / "no.nii.gz")}, "no.nii.gz does not exist; check"),
     "folder": (lambda folder, good: {"moving": str(folder)}, "is a folder; give one file"),
-    "other format": (raw_bytes("a.jpg", b"\xff\xd8\xff"), "a.jpg has a format that is not read here; convert"),
+    "other format": (raw_bytes("a.gif", b"GIF89a"), "a.gif has a format that is not read here; convert"),
     "unreadable": (raw_bytes("noise.nii.gz", b"no image at all" * 40), "noise.nii.gz is damaged .*; copy or export"),
     "cut short": (truncated, "cut.nii.gz is damaged or cut short .*; copy or export"),
     "empty file": (raw_bytes("empty.nii", b""), "empty.nii is an empty file; copy or export"),

@@ -205,8 +205,8 @@ def test_missing_folder_empty_and_foreign_files(tmp_path):
     refused(lambda: read_image(tmp_path), tmp_path, "folder")
     (tmp_path / "e.nii.gz").touch()
     refused(lambda: read_image(tmp_path / "e.nii.gz"), "e.nii.gz", "empty")
-    (tmp_path / "a.jpg").write_bytes(b"abc")
-    refused(lambda: read_image(tmp_path / "a.jpg"), "a.jpg", ".nii.gz")
+    (tmp_path / "a.gif").write_bytes(b"abc")
+    refused(lambda: read_image(tmp_path / "a.gif"), "a.gif", ".nii.gz")
     refused(lambda: sha256_of(tmp_path / "none.nii"), "none.nii")
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as Picture
 from report_case import DPI, blob, make_data, pixels
 
 from shared_components import warp
 from shared_components.geometry import Frame
+from shared_components.images import read_image
 from shared_components.report import ReportData, figures
 from shared_components.report.page import build_page
 from shared_components.report.planes import Display, Plane, choose_planes, window
@@ -162,6 +164,15 @@ def test_movement_is_shown_beyond_the_initial_transform(frame: Frame) -> None:
     page = build_page(data, DPI)
     assert "Mean distance 5 mm before, 0 mm after." in page
     assert "The initial transform is taken out" in page
+
+
+def test_a_picture_file_stands_as_in_a_viewer(tmp_path: Path) -> None:
+    shown = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30)
+    Picture.fromarray(shown).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png", ndim=2)
+    display = Display(image.frame)
+    (plane,) = choose_planes(display, display(image.array[0].numpy()))
+    np.testing.assert_array_equal(plane.picture(display(image.array[0].numpy())), shown)
 
 
 @pytest.mark.parametrize(("width", "length"), [(200, 50), (170, 50), (67, 20), (3.4, 1), (0.7, 0.2)])

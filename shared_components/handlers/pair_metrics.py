@@ -111,26 +111,29 @@ class HD95Handler(LabelMetricHandler):
     """95 % Hausdorff distance of the labels that both images hold, in mm; see ``metrics.hd95_mm``.
 
     Args:
-        spacing_mm: (D,) voxel size of the grid that the labels lie on; None gives ``metrics.hd95_l2r``, in voxels.
+        spacing_mm: (D,) voxel size of the grid that the labels lie on; "pair" takes each pair's own "spacing_mm"; None
+            gives ``metrics.hd95_l2r``, in voxels.
         labels, keys, output_transform, save_details: see ``LabelMetricHandler``.
     """
 
     def __init__(
         self,
-        spacing_mm: Sequence[float] | None,
+        spacing_mm: Sequence[float] | str | None,
         labels: Sequence[int] | None = None,
         keys: Sequence[str] = ("fixed_label", "moved_label"),
         output_transform: OutputTransform | None = None,
         save_details: bool = True,
     ) -> None:
+        keys = (*keys, "spacing_mm") if spacing_mm == "pair" else keys
         super().__init__(labels, keys, output_transform, save_details)
         self.spacing_mm = spacing_mm
 
-    def scores(self, fixed_labels: Tensor, moved_labels: Tensor) -> dict[int, float]:
+    def scores(self, fixed_labels: Tensor, moved_labels: Tensor, spacing_mm: Tensor | None = None) -> dict[int, float]:
         """Return the distance of each label."""
         if self.spacing_mm is None:
             return hd95_l2r(fixed_labels, moved_labels, self.labels)
-        return hd95_mm(fixed_labels, moved_labels, self.spacing_mm, self.labels)
+        step = self.spacing_mm if spacing_mm is None else spacing_mm.flatten().tolist()
+        return hd95_mm(fixed_labels, moved_labels, step, self.labels)
 
 
 class TREHandler(PairMetricHandler):
@@ -140,13 +143,14 @@ class TREHandler(PairMetricHandler):
         spacing_mm: None if the points are in mm: two keys, mapped fixed points and moving points, (N, D). With the
             (D,) voxel size of the network grid: three keys, ddf (D, *spatial), fixed and moving points (N, D) in its
             voxels; the error is a distance in mm as long as that grid is orthogonal, which every ``Frame`` cut is.
+            "pair" takes each pair's own "spacing_mm" as a fourth.
         keys: by default ("mapped_points_mm", "moving_points_mm") or ("pred", "fixed_points_vox", "moving_points_vox").
         output_transform, save_details: see ``PairMetricHandler``.
     """
 
     def __init__(
         self,
-        spacing_mm: Sequence[float] | None = None,
+        spacing_mm: Sequence[float] | str | None = None,
         keys: Sequence[str] | None = None,
         output_transform: OutputTransform | None = None,
         save_details: bool = True,
@@ -154,13 +158,15 @@ class TREHandler(PairMetricHandler):
         self.spacing_mm = spacing_mm
         in_mm, in_voxels = ("mapped_points_mm", "moving_points_mm"), ("pred", "fixed_points_vox", "moving_points_vox")
         keys = keys or (in_mm if spacing_mm is None else in_voxels)
+        keys = (*keys, "spacing_mm") if spacing_mm == "pair" else keys
         super().__init__(("tre_mm", "tre_mm_p95", "tre_mm_max"), keys, output_transform, save_details)
 
     def measure(self, *values: Any) -> Sequence[float]:
         """Return mean, p95 and max over the landmarks of one pair."""
         if self.spacing_mm is not None:
-            ddf, fixed, moving = (torch.as_tensor(value).double() for value in values)
-            step = torch.tensor([float(s) for s in self.spacing_mm], dtype=torch.float64, device=ddf.device)
+            ddf, fixed, moving, *own = (torch.as_tensor(value).double() for value in values)
+            spacing = own[0].flatten().tolist() if own else self.spacing_mm
+            step = torch.tensor([float(s) for s in spacing], dtype=torch.float64, device=ddf.device)
             mapped = fixed_points_to_moving(fixed[None].to(ddf.device), ddf[None])[0]
             values = ((mapped * step), (moving.to(ddf.device) * step))
         mapped_mm, moving_mm = (torch.as_tensor(value).detach().cpu().numpy() for value in values)

@@ -1,6 +1,6 @@
 """The values and the geometry that a file holds, before anything is asked of them.
 
-NIfTI and MGH are read by nibabel; MetaImage and NRRD by SimpleITK or, where that is absent, by itk.
+NIfTI and MGH are read by nibabel; MetaImage and NRRD by SimpleITK or, where that is absent, by itk; pictures by Pillow.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from ..errors import InputError
+from . import pictures
 from .files import existing_file, suffix_of
 
 NIBABEL_SUFFIXES = (".nii", ".nii.gz", ".mgh", ".mgz")
@@ -40,7 +41,7 @@ class RawFile:
 
     Attributes:
         path: the file.
-        values: (*grid) or, where ``components`` > 1 and the format is ITK's, (*grid, components).
+        values: (*grid) or, where ``components`` > 1 and the format is none of nibabel's, (*grid, components).
         affine: (4, 4) voxel -> RAS mm; the third axis of a 2-D file is that of a slice 1 mm thick.
         components: numbers a voxel (3 for RGB).
         intent: NIfTI intent code, 0 if none.
@@ -57,7 +58,7 @@ def load_raw(path: str | os.PathLike, what: str) -> RawFile:
     """Read any supported file.
 
     Args:
-        path: .nii, .nii.gz, .mgh, .mgz, .mha, .mhd, .nrrd or .nhdr.
+        path: .nii, .nii.gz, .mgh, .mgz, .mha, .mhd, .nrrd, .nhdr, .png, .jpg, .jpeg, .bmp, .tif or .tiff.
         what: the role of the file in words, for the sentence.
 
     Raises:
@@ -69,7 +70,9 @@ def load_raw(path: str | os.PathLike, what: str) -> RawFile:
         return _load_nibabel(path, what, suffix)
     if suffix in ITK_SUFFIXES:
         return _load_itk(path, what)
-    known = ", ".join(NIBABEL_SUFFIXES + ITK_SUFFIXES)
+    if suffix in pictures.SUFFIXES:
+        return _load_picture(path, what)
+    known = ", ".join(NIBABEL_SUFFIXES + ITK_SUFFIXES + pictures.SUFFIXES)
     raise InputError(f"{what} {path} has a format that is not read here; convert it to one of {known}")
 
 
@@ -205,3 +208,14 @@ def _read_with_python_itk(path: Path) -> tuple[np.ndarray, int, np.ndarray, np.n
     direction = itk.array_from_matrix(image.GetDirection())
     spacing, origin = np.array(image.GetSpacing()), np.array(image.GetOrigin())
     return itk.array_from_image(image), image.GetNumberOfComponentsPerPixel(), spacing, origin, direction
+
+
+def _load_picture(path: Path, what: str) -> RawFile:
+    """Read a picture in the geometry of ITK: first axis columns, second rows, towards L and P, first pixel at 0."""
+    try:
+        values, components, (x_mm, y_mm) = pictures.decode(path)
+    except (MemoryError, pictures.TooLarge) as error:
+        raise InputError(f"{what} {path} needs more memory than there is; crop or downsample it") from error
+    except pictures.DAMAGED as error:
+        raise _damaged(path, what, str(error).replace(str(path), "it")) from error
+    return RawFile(path, values, _LPS_TO_RAS @ np.diag([x_mm, y_mm, 1.0, 1.0]), components)

@@ -38,7 +38,7 @@ def read_image(path: str | os.PathLike, what: str = "fixed image", ndim: int = 3
     """Read a scalar image as float32.
 
     Args:
-        path: NIfTI, MGH, MetaImage or NRRD. Trailing axes of one entry (a single volume) are dropped.
+        path: NIfTI, MGH, MetaImage, NRRD or a picture. Trailing axes of one entry (a single volume) are dropped.
         what: its role in words; it opens the sentence of a fault.
         ndim: spatial dimensions D that are needed, 2 or 3.
 
@@ -112,13 +112,19 @@ def _drop_axes(raw: RawFile, what: str, ndim: int) -> np.ndarray:
     while kept > 1 and shape[kept - 1] == 1:
         kept -= 1
     if ndim == 3 and kept < 3:
-        raise InputError(f"{what} {raw.path} is 2-D (shape {shown}) where a volume is needed; give a 3-D image")
+        raise InputError(
+            f"{what} {raw.path} is 2-D (shape {shown}) where a volume is needed; give a 3-D image or "
+            "choose a bundle or configuration for 2-D images"
+        )
     if kept > 3:
         raise InputError(
             f"{what} {raw.path} is {kept}-D (shape {shown}), more than one volume; save the one volume to register"
         )
     if kept > ndim:
-        raise InputError(f"{what} {raw.path} is 3-D (shape {shown}) where a 2-D image is needed; save one slice of it")
+        raise InputError(
+            f"{what} {raw.path} is 3-D (shape {shown}) where a 2-D image is needed; save one slice of "
+            "it or choose a bundle or configuration for volumes"
+        )
     if len(shape) < ndim:
         raise InputError(f"{what} {raw.path} is 1-D (shape {shown}); give a {ndim}-D image")
     return raw.values.reshape(shape[:ndim])

@@ -54,7 +54,7 @@ def read_volumes(path: str | os.PathLike, what: str = "image", ndim: int = 3, la
     """Read a file of one or many scalar volumes.
 
     Args:
-        path: NIfTI, MGH, MetaImage or NRRD.
+        path: NIfTI, MGH, MetaImage, NRRD or a picture.
         what: its role in words; it opens the sentence of a fault.
         ndim: spatial dimensions D, 2 or 3; axes behind them count volumes.
         labels: whole numbers are demanded and kept exactly.

@@ -164,6 +164,7 @@ class PairDataset(Dataset):
     def _join(self, fixed: int, moving: int) -> Item:
         a, b = self._load(fixed), self._load(moving)
         item: Item = {"image": torch.cat([a["image"], b["image"]]), "name": f"{a['name']}<-{b['name']}"}
+        item |= {"spacing_mm": a["spacing_mm"]} if "spacing_mm" in a else {}
         if "label" in a and "label" in b:
             item |= {"fixed_label": a["label"], "moving_label": b["label"]}
         return item

@@ -14,7 +14,7 @@ from ..geometry import Frame, apply_affine, cut_frame, vox_to_vox
 from ..transform import pull
 from ..warp import affine_coords
 
-INITIAL = ("centre_of_mass", "header")
+INITIAL = ("centre_of_mass", "header", "meta_affine")
 
 
 def center_of_mass_mm(image: Tensor, frame: Frame) -> np.ndarray:
@@ -37,7 +37,8 @@ def initial_world(
 
     Args:
         fixed: (1, *spatial) intensities, ``moving`` likewise.
-        initial: "centre_of_mass" (translation), "header" (identity) or a matrix, which is passed through.
+        initial: "centre_of_mass" (translation), "header" (identity), "meta_affine" (see ``learned_world``) or a matrix,
+            which is passed through.
 
     Raises:
         InputError: for another word.
@@ -47,15 +48,29 @@ def initial_world(
     world = np.eye(fixed_frame.ndim + 1)
     if initial == "centre_of_mass":
         world[:-1, -1] = center_of_mass_mm(moving, moving_frame) - center_of_mass_mm(fixed, fixed_frame)
+    elif initial == "meta_affine":
+        from .affine_start import learned_world  # it needs this module, and few registrations need it
+
+        return learned_world(fixed, fixed_frame, moving, moving_frame)
     elif initial != "header":
         raise InputError(f"initial_transform must be a file or one of {', '.join(INITIAL)}, not '{initial}'")
     return world
 
 
 def network_frame(
-    fixed: Tensor, fixed_frame: Frame, size: Sequence[int], spacing: float | Sequence[float], center: str = "mass"
+    fixed: Tensor, fixed_frame: Frame, size: Sequence[int], spacing: float | Sequence[float] | str, center: str = "mass"
 ) -> Frame:
-    """Return the grid of ``size`` voxels and ``spacing`` mm around the fixed image's mass or grid centre."""
+    """Return the grid of ``size`` voxels and ``spacing`` mm around the fixed image's mass or grid centre.
+
+    Spacing "fit" takes the voxel with which the longest side of the fixed image fills the shortest of ``size``.
+
+    Raises:
+        InputError: for another word.
+    """
+    if isinstance(spacing, str):
+        if spacing != "fit":
+            raise InputError(f"spacing_mm must be a number, one a dimension, or 'fit', not '{spacing}'")
+        spacing = float((np.asarray(fixed_frame.shape) * fixed_frame.spacing).max() / min(size))
     middle = center_of_mass_mm(fixed, fixed_frame) if center == "mass" else None
     return cut_frame(fixed_frame, size, spacing, middle)
 

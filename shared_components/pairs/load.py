@@ -20,7 +20,7 @@ from ..itk_io import read_transform
 from ..points import check_points_inside, read_points
 from ..transform import PhysicalField, affine_field, network_ddf
 from .datasets import Item
-from .frames import bring, initial_world, intensity_window, network_frame, overlap, scale
+from .frames import INITIAL, bring, initial_world, intensity_window, network_frame, overlap, scale
 
 SIDES = ("fixed", "moving")
 
@@ -62,21 +62,32 @@ class Pair:
 class LoadPair:
     """Read and check what an item names: {"fixed", "moving", labels, masks, points, "ddf"} or {"image", "label"}.
 
+    With "moving" beside it, "image" is another name for "fixed" and "label" for "fixed_label", as in MONAI Label.
+
+    Args:
+        ndim: spatial dimensions D that every file must have, 2 or 3.
+
     Raises:
         InputError: one sentence with the file, the fault and the remedy.
     """
 
+    def __init__(self, ndim: int = 3) -> None:
+        self.ndim = ndim
+
     def __call__(self, item: Item) -> Item:
         """Add "pair" (for pairs) or "subject_image" and "subject_label" (for single subjects) to the item."""
-        if item.get("fixed") is None and item.get("moving") is None and item.get("image") is not None:
-            return self._single(item)
+        if item.get("fixed") is None and item.get("image") is not None:
+            if item.get("moving") is None:
+                return self._single(item)
+            item = {**item, "fixed": item["image"], "fixed_label": item.get("fixed_label") or item.get("label")}
         for side in SIDES:
             if not item.get(side):
                 raise InputError(f"the {side} image is missing; give its path with --{side}")
         if Path(item["fixed"]).resolve() == Path(item["moving"]).resolve():
             raise InputError(f"fixed and moving are the same file, {item['fixed']}; give two different images")
         started = time.perf_counter()
-        pair = Pair({side: read_image(item[side], f"{side} image") for side in SIDES}, started=started)
+        images = {side: read_image(item[side], f"{side} image", self.ndim) for side in SIDES}
+        pair = Pair(images, started=started)
         for side in SIDES:
             self._extras(pair, item, side)
         if item.get("ddf"):
@@ -95,24 +106,23 @@ class LoadPair:
         for kind, found in (("label", pair.labels), ("mask", pair.masks)):
             path = item.get(f"{side}_{kind}")
             if path:
-                found[side] = read_labels(path, f"{side} {kind}")
+                found[side] = read_labels(path, f"{side} {kind}", self.ndim)
                 same_grid(found[side], image, f"{side} {kind}")
         path = item.get(f"{side}_points")
         if path:
             what = f"{side} points"
-            pair.points_mm[side] = read_points(path, what, image.frame.ndim, frame=image.frame).points_mm
+            pair.points_mm[side] = read_points(path, what, self.ndim, frame=image.frame).points_mm
             check_points_inside(pair.points_mm[side], image.frame, path, what)
 
     @staticmethod
     def _target(path: str, pair: Pair) -> PhysicalField:
-        target = read_transform(path, "target field")
+        target = read_transform(path, "target field", pair.fixed.frame.ndim)
         return target if isinstance(target, PhysicalField) else affine_field(target, pair.fixed.frame)
 
-    @staticmethod
-    def _single(item: Item) -> Item:
-        loaded = {**item, "subject_image": read_image(item["image"], "image")}
+    def _single(self, item: Item) -> Item:
+        loaded = {**item, "subject_image": read_image(item["image"], "image", self.ndim)}
         if item.get("label"):
-            loaded["subject_label"] = read_labels(item["label"], "label")
+            loaded["subject_label"] = read_labels(item["label"], "label", self.ndim)
             same_grid(loaded["subject_label"], loaded["subject_image"], "label")
         loaded["name"] = str(item.get("subject") or _stem(item["image"]))
         return loaded
@@ -139,10 +149,13 @@ def same_grid(label: Image, image: Image, what: str) -> None:
 class FramePair:
     """Cut the network's view: {"image": (2, *size)} and, on the same grid, labels, masks and "*_points_vox" (N, D).
 
+    "spacing_mm" (D,) tells the voxel size of that grid.
+
     Args:
         size: of the network grid in voxels.
-        spacing: of the network grid in mm.
-        initial_transform: "centre_of_mass", "header" or the path of an affine (ITK, fixed mm -> moving mm).
+        spacing: of the network grid in mm, or "fit": the longest side of the fixed image fills the grid.
+        initial_transform: "centre_of_mass", "header", "meta_affine" (the learned affine search) or the path of an
+            affine (ITK, fixed mm -> moving mm); None or "" mean the first.
         center: the network grid lies around the fixed image's centre of "mass" or "grid".
         window: intensities scaled to [0, 1]; None takes minimum and 99.5th percentile of each image.
         keep_native: hand on the ``Pair`` with the native images; training on listed pairs has no use for it.
@@ -151,15 +164,15 @@ class FramePair:
     def __init__(
         self,
         size: Sequence[int],
-        spacing: float | Sequence[float],
-        initial_transform: str = "centre_of_mass",
+        spacing: float | Sequence[float] | str,
+        initial_transform: str | None = "centre_of_mass",
         center: str = "mass",
         window: tuple[float, float] | None = None,
         keep_native: bool = True,
     ) -> None:
         self.size, self.spacing, self.center, self.window = size, spacing, center, window
         self.keep_native = keep_native
-        self.initial = initial_transform
+        self.initial = initial_transform or "centre_of_mass"
 
     def __call__(self, item: Item) -> Item:
         """Return the item with "image" and labels as tensors on the network grid."""
@@ -167,10 +180,10 @@ class FramePair:
 
     def _initial(self, pair: Pair) -> np.ndarray:
         initial: Any = self.initial
-        if initial not in ("centre_of_mass", "header"):
+        if initial not in INITIAL:
             if not Path(initial).is_file():
-                raise InputError(f"initial transform {initial} is neither a file nor 'centre_of_mass' or 'header'")
-            initial = read_transform(initial)
+                raise InputError(f"initial transform {initial} is neither a file nor one of {', '.join(INITIAL)}")
+            initial = read_transform(initial, "initial transform", pair.fixed.frame.ndim)
             if not isinstance(initial, np.ndarray):
                 raise InputError(
                     f"initial transform {self.initial} is a displacement field; give an affine (.tfm, .mat)"
@@ -189,7 +202,7 @@ class FramePair:
             )
         worlds = {"fixed": None, "moving": pair.initial}
         views = [self._view(pair.images[side], pair.network, worlds[side]) for side in SIDES]
-        out: Item = {"image": torch.cat(views), "name": item["name"]}
+        out: Item = {"image": torch.cat(views), "name": item["name"], "spacing_mm": _spacing(pair.network)}
         if self.keep_native:
             out["pair"] = pair
         if pair.target is not None:
@@ -208,21 +221,24 @@ class FramePair:
     def _single(self, item: Item) -> Item:
         image: Image = item["subject_image"]
         network = network_frame(image.array, image.frame, self.size, self.spacing, self.center)
-        out: Item = {"image": self._view(image, network, None), "name": item["name"]}
+        view = self._view(image, network, None)
+        out: Item = {"image": view, "name": item["name"], "spacing_mm": _spacing(network)}
         if "subject_label" in item:
             label: Image = item["subject_label"]
             out["label"] = bring(label.array, label.frame, network, None, "nearest")
         return out
 
 
-def make_preprocessing(
-    size: Sequence[int],
-    spacing: float | Sequence[float],
-    initial_transform: str = "centre_of_mass",
-    center: str = "mass",
-    window: tuple[float, float] | None = None,
-    keep_native: bool = True,
-) -> Compose:
-    """Return the transforms from an item with paths to the network's view; see ``LoadPair`` and ``FramePair``."""
-    initial = initial_transform or "centre_of_mass"
-    return Compose([LoadPair(), FramePair(size, spacing, initial, center, window, keep_native)])
+def _spacing(frame: Frame) -> Tensor:
+    return torch.from_numpy(frame.spacing)
+
+
+def make_preprocessing(size: Sequence[int], spacing: float | Sequence[float] | str, **options: Any) -> Compose:
+    """Return the transforms from an item with paths to the network's view.
+
+    Args:
+        size: of the network grid in voxels; two numbers make pairs of 2-D images, three make volumes.
+        spacing: of the network grid in mm, or "fit".
+        options: further arguments of ``FramePair``.
+    """
+    return Compose([LoadPair(len(size)), FramePair(size, spacing, **options)])

@@ -74,7 +74,10 @@ def _viewer(views: Views) -> str:
 
 def _orientation(views: Views) -> str:
     if views.data.frame.ndim == 2:
-        return "Letters name the world axes x and y (mm). Axis +x points left and +y up, as an axial slice is shown."
+        return (
+            "Letters name the world axes x and y (RAS mm): +x is on the left and +y on top. A picture file, whose "
+            "columns run to −x and rows to −y, so stands as in any viewer."
+        )
     words = (
         "Radiological convention: the patient's right is on the left of axial and coronal slices, anterior on the left "
         "of sagittal ones. Slices lie near the centre of mass of the fixed image; their position is given in RAS mm."
@@ -99,8 +102,9 @@ def _difference_section(views: Views) -> str:
 
 def _grid_section(views: Views) -> str:
     caption = (
-        "Straight lines of the fixed image, drawn where the transform sends them, over the fixed image. Only movement "
-        "within the slice shows. Lines that cross are folds." + _beyond(views.data)
+        "Straight lines of the fixed image, drawn where the transform sends them, over the fixed image. "
+        f"{'' if views.data.frame.ndim == 2 else 'Only movement within the slice shows. '}Lines that cross are folds."
+        + _beyond(views.data)
     )
     return _figure("grid", "Deformed grid", caption, figures.deformed_grid(views))
 
@@ -113,14 +117,15 @@ def _displacement_section(views: Views) -> str:
 
 def _jacobian_section(views: Views) -> str:
     drawing, folds = figures.jacobian(views)
+    size, parts = ("Area", "pixels") if views.data.frame.ndim == 2 else ("Volume", "voxels")
     whole = ""
     if views.data.jacobian is not None:
         count = int((~(views.data.jacobian > 0)).sum())
         whole = f", {count:,} of {views.data.jacobian.size:,} in the whole image"
     caption = (
-        "Volume in the moving image per volume in the fixed one, on a log scale. Above 1 tissue is shrunk onto the "
-        f"fixed image, below 1 it is stretched. {_swatch(FOLD_COLOUR, 'Folds (determinant ≤ 0)')}: {folds:,} voxels "
-        f"shown{whole}."
+        f"{size} in the moving image per {size.lower()} in the fixed one, on a log scale. Above 1 tissue is shrunk "
+        f"onto the fixed image, below 1 it is stretched. {_swatch(FOLD_COLOUR, 'Folds (determinant ≤ 0)')}: {folds:,} "
+        f"{parts} shown{whole}."
     )
     return _figure("jacobian", "Jacobian determinant", caption, drawing)
 
@@ -143,7 +148,8 @@ def _landmark_section(views: Views) -> str:
         words.append(_swatch(MOVING_COLOUR, "+ where it lies in the moving image"))
     if data.moving_points_mm is not None and data.mapped_points_mm is not None:
         words.append(_swatch(ERROR_COLOUR, "what is left between the two"))
-    caption = _keys(*words) + "<br>Projected onto the moving image as it was before registration"
+    drawn = "Drawn on" if data.frame.ndim == 2 else "Projected onto"
+    caption = f"{_keys(*words)}<br>{drawn} the moving image as it was before registration"
     count = data.fixed_points_mm.shape[0]
     most = figures.MOST_ARROWS
     caption += f", the {most} of {count} nearest to each slice." if count > most and data.frame.ndim == 3 else "."
@@ -173,7 +179,7 @@ def _sections(views: Views) -> list[str]:
         parts.append(_landmark_section(views))
     spacing = " × ".join(number(float(step)) for step in data.frame.spacing)
     shape = " × ".join(str(n) for n in data.frame.shape)
-    facts = {"fixed grid": f"{shape} voxels of {spacing} mm", **data.run}
+    facts = {"fixed grid": f"{shape} {'pixels' if data.frame.ndim == 2 else 'voxels'} of {spacing} mm", **data.run}
     facts.setdefault("direction", _DIRECTION)
     facts.setdefault("units", _UNITS)
     parts.append(_section("run", "Run", "", facts_table(facts)))

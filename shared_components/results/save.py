@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import monai
+import numpy as np
 import torch
 
 from .. import __version__
 from ..errors import InputError
-from ..geometry import Frame, orientation_codes
+from ..geometry import Frame, canonical_axes, orientation_codes
 from ..images import sha256_of, write_image
 from ..itk_io import write_affine, write_field
 from ..pairs.datasets import Item
@@ -229,9 +230,18 @@ def _describe(frame: Frame) -> dict[str, Any]:
     return {
         "shape": list(frame.shape),
         "spacing_mm": [round(float(s), 6) for s in frame.spacing],
-        "orientation": orientation_codes(frame.affine),
+        "orientation": _orientation(frame),
         "affine_ras_mm": frame.affine.tolist(),
     }
+
+
+def _orientation(frame: Frame) -> str:
+    """Return codes such as LPS, or "-x -y" in 2-D: a flat image does not say which body axes it shows."""
+    if frame.ndim == 3:
+        return orientation_codes(frame.affine)
+    return " ".join(
+        f"{'+' if row.sum() > 0 else '-'}{'xy'[int(np.abs(row).argmax())]}" for row in canonical_axes(frame.affine)
+    )
 
 
 def _identify(path: str | Path) -> dict[str, str]:

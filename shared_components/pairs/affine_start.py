@@ -1,0 +1,106 @@
+"""The affine map that starts a registration, found by the learned optimiser: ``initial_transform="meta_affine"``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..affine_search import AffineSearch, MetaOptimiser, compose, initial_guess, matrix_vox, rotation_starts
+from ..geometry import Frame
+from .frames import bring, initial_world, intensity_window, network_frame, scale
+
+WEIGHTS = Path(__file__).parents[1] / "affine_search" / "weights"
+
+
+@dataclass(frozen=True)
+class StartSettings:
+    """How a start is searched, and by which network.
+
+    Attributes:
+        size, spacing: of the grid on which it is searched, see ``network_frame``.
+        strides, expansion: of the network, see ``MetaOptimiser``.
+        starts: rotations to begin from, see ``rotation_starts``.
+        search: what polishes the result of each, and keeps the best.
+        weights: file of the network's weights.
+    """
+
+    size: tuple[int, ...]
+    spacing: float | str
+    strides: tuple[int, ...]
+    expansion: int
+    starts: int
+    search: AffineSearch
+    weights: Path
+
+
+SETTINGS = {
+    2: StartSettings(
+        size=(128, 128),
+        spacing="fit",
+        strides=(8, 8, 8, 8, 4, 4, 4),
+        expansion=16,
+        starts=5,
+        search=AffineSearch((8, 4, 2), iterations=15, scaled=True, tolerance=1e-4, kept=2),
+        weights=WEIGHTS / "affine_2d.pt",
+    ),
+    3: StartSettings(
+        size=(32, 32, 32),
+        spacing=6.0,
+        strides=(2, 2, 2, 2, 2, 1),
+        expansion=8,
+        starts=3,
+        search=AffineSearch((2, 1), iterations=15, scaled=True, tolerance=1e-4),
+        weights=WEIGHTS / "affine_3d.pt",
+    ),
+}
+
+
+def learned_world(
+    fixed: Tensor,
+    fixed_frame: Frame,
+    moving: Tensor,
+    moving_frame: Frame,
+    starts: int | None = None,
+    learned: bool = True,
+) -> np.ndarray:
+    """Return the affine map fixed mm -> moving mm, (D+1, D+1), found from the images' centres of mass on.
+
+    Learned steps from each start, then a few of L-BFGS on the squared difference of the images, normalised in mean and
+    spread: for two images of one kind, in any pose up to some 60 degrees.
+
+    Args:
+        fixed: (1, *spatial) intensities, ``moving`` likewise.
+        fixed_frame, moving_frame: their grids.
+        starts: rotations to begin from; None takes that of ``SETTINGS``.
+        learned: False leaves the network out: L-BFGS from the starts themselves.
+    """
+    settings = SETTINGS[fixed_frame.ndim]
+    world = initial_world(fixed, fixed_frame, moving, moving_frame, "centre_of_mass")
+    network = network_frame(fixed, fixed_frame, settings.size, settings.spacing)
+    views = [
+        scale(bring(image, frame, network, through), intensity_window(image))[None]
+        for image, frame, through in ((fixed, fixed_frame, None), (moving, moving_frame, world))
+    ]
+    start = rotation_starts(fixed_frame.ndim, starts or settings.starts)
+    with torch.no_grad():
+        if learned:
+            start = optimiser(fixed_frame.ndim)(*views, start)[-1]
+        else:
+            start = compose(start, initial_guess(settings.size, len(start)))
+        x = settings.search(*views, start).x
+    inside = matrix_vox(x.double(), settings.size)[0].numpy()
+    return world @ network.affine @ inside @ np.linalg.inv(network.affine)
+
+
+@lru_cache(maxsize=2)
+def optimiser(ndim: int) -> MetaOptimiser:
+    """Return the learned optimiser for D dimensions, with the weights that this package holds."""
+    settings = SETTINGS[ndim]
+    network = MetaOptimiser(ndim, settings.strides, "trainable", expansion=settings.expansion)
+    network.load_state_dict(torch.load(settings.weights, map_location="cpu", weights_only=True))
+    return network.eval()
