@@ -88,8 +88,9 @@ class MetaOptimiser(nn.Module):
             steps: how many steps to take; None is all.
         """
         fixed, moving = normalise(fixed), normalise(moving)
-        y = initial_guess(fixed.shape[2:], len(fixed) if start is None else len(start), fixed)
-        state = tuple(part.to(y.dtype).expand(len(y), -1) for part in self.hidden)
+        batch = (fixed if start is None else start).shape[0]  # not len(): a traced network takes batches of any size
+        y = initial_guess(fixed.shape[2:], batch, fixed)
+        state = tuple(part.to(y.dtype).expand(batch, -1) for part in self.hidden)
         found, objective, stride = [y if start is None else compose(start, y)], None, 0
         for step, cell in list(zip(self.strides, self.steps, strict=True))[:steps]:
             if step != stride:

@@ -75,7 +75,7 @@ class AffineSearch:
 
 
 def usable_strides(strides: Sequence[int], shape: Sequence[int]) -> list[int]:
-    """Return the strides that divide a grid and leave 4 pixels an axis; at least the last one."""
+    """Return the strides that divide a grid and leave 4 pixels an axis; the full grid alone if none does."""
     found = [s for s in strides if all(n % s == 0 and n // s >= 4 for n in shape)]
     return found or [1]
 
@@ -86,7 +86,7 @@ def best(x: Tensor, value: Tensor, pairs: int, kept: int) -> tuple[Tensor, Tenso
         return x, value
     value = torch.where(value.isfinite(), value, torch.inf).view(pairs, -1)
     value, order = value.topk(kept, dim=1, largest=False)
-    chosen = order + torch.arange(pairs, device=x.device).unsqueeze(1) * (len(x) // pairs)
+    chosen = order + torch.arange(pairs, device=x.device).unsqueeze(1) * (x.shape[0] // pairs)
     return x[chosen.flatten()], value.flatten()
 
 
@@ -96,7 +96,7 @@ def best_of(fixed: Tensor, moving: Tensor, x: Tensor, stride: int = 1) -> Tensor
         return x
     fixed, moving = halved(normalise(fixed), stride), halved(normalise(moving), stride)
     value, _ = AffineSSD(fixed, moving, len(x) // len(fixed))(x)
-    return best(x, value, len(fixed), 1)[0]
+    return best(x, value, fixed.shape[0], 1)[0]
 
 
 def rotation_starts(ndim: int, count: int, largest: float = 60.0) -> Tensor:

@@ -17,15 +17,18 @@ from torch import Tensor
 from .parameters import dimension, pixel, split
 
 _AT_ONCE = 2**17  # samples x pixels in one go where no gradient is recorded: the temporaries stay in the cache
+_FAR = 1e6  # parameters beyond it count as not finite, as their positions may be
 _RING = 2  # pixels of background around the moving image: a clamped position then lies where all is flat
 
 
 def normalise(image: Tensor) -> Tensor:
     """Return (B, 1, *spatial) images with zero mean and unit standard deviation; a constant one becomes 0."""
     flat = image.flatten(1)
+    number = torch.finfo(flat.dtype)
+    noise = (8 * number.eps * flat.abs().amax(1, keepdim=True)).clamp_min(number.tiny)  # what rounding leaves behind
     flat = flat - flat.mean(1, keepdim=True)
     deviation = flat.pow(2).mean(1, keepdim=True).sqrt()
-    return (flat / deviation.clamp_min(torch.finfo(flat.dtype).eps)).view_as(image)
+    return (flat * (deviation > noise) / deviation.clamp_min(noise)).view_as(image)
 
 
 def halved(image: Tensor, factor: int) -> Tensor:
@@ -62,18 +65,25 @@ class AffineSSD:
         self._lever = torch.stack([*(axis.reshape(-1) * h for axis in grid), torch.ones_like(grid[0]).reshape(-1)], 1)
 
     def __call__(self, x: Tensor, which: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return f (b,) and grad f (b, D (D + 1)).
+        """Return f (b,) and grad f (b, D (D + 1)); NaN where x is not finite.
 
         Args:
             x: (b, D (D + 1)).
             which: (b,) index of each sample among the B * starts; None for all of them in order.
         """
+        parts = self._parts(x, which)
+        if len(parts) == 1:
+            return self._evaluate(x, which)
+        return tuple(torch.cat(found) for found in zip(*(self._evaluate(*part) for part in parts), strict=True))
+
+    def _parts(self, x: Tensor, which: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+        """Cut a batch into pieces whose temporaries fit into the cache, unless a gradient or a trace is recorded."""
+        recorded = torch.jit.is_tracing() or (torch.is_grad_enabled() and x.requires_grad)
         at_once = max(1, _AT_ONCE // len(self._lever))
-        if len(x) > at_once and not torch.is_grad_enabled() and not torch.jit.is_tracing():
-            which = torch.arange(len(x), device=x.device) if which is None else which
-            parts = zip(x.split(at_once), which.split(at_once), strict=True)
-            return tuple(torch.cat(found) for found in zip(*(self._evaluate(*part) for part in parts), strict=True))
-        return self._evaluate(x, which)
+        if recorded or len(x) <= at_once:
+            return [(x, which)]
+        which = torch.arange(len(x), device=x.device) if which is None else which
+        return list(zip(x.split(at_once), which.split(at_once), strict=True))
 
     def _evaluate(self, x: Tensor, which: Tensor | None) -> tuple[Tensor, Tensor]:
         fixed, low, pair = self._of(x, which)
@@ -86,21 +96,23 @@ class AffineSSD:
 
     def moved(self, x: Tensor) -> Tensor:
         """Return T(phi_x), (B * starts, 1, *spatial)."""
-        _, low, pair = self._of(x, None)
-        value, _ = self._sample(x.to(low.dtype), pair)
-        return (value + low).view(len(x), 1, *self.shape)
+        found = []
+        for part, which in self._parts(x, None):
+            _, low, pair = self._of(part, which)
+            found.append(self._sample(part.to(low.dtype), pair)[0] + low)
+        return torch.cat(found).view(x.shape[0], 1, *self.shape)
 
     def _of(self, x: Tensor, which: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return fixed image (b, N), minimum of the moving one (b, 1) and pair (b,) of each sample."""
-        pair = (torch.arange(len(x), device=x.device) if which is None else which) // self.starts
-        if which is None and self.starts == 1:  # no copy of the images
-            return self.fixed, self.low, pair
-        return self.fixed[pair], self.low[pair], pair
+        """Return fixed image (b, N), minimum of the moving one (b, 1), NaN where x is, and pair (b,) of each sample."""
+        pair = (torch.arange(x.shape[0], device=x.device) if which is None else which) // self.starts
+        one_each = which is None and self.starts == 1  # no copy of the images
+        fixed, low = (self.fixed, self.low) if one_each else (self.fixed[pair], self.low[pair])
+        return fixed, low.masked_fill(~_usable(x), torch.nan), pair
 
     def _sample(self, x: Tensor, pair: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return T - min T at phi_x(z), (b, N), and its slope along each axis per pixel, D times (b, N)."""
         ndim = dimension(x)
-        A, b = split(x)
+        A, b = split(torch.where(_usable(x), x, 0.0))  # NaN would become a place outside the memory
         view = (-1, *(1,) * ndim)
         start = (pair * self._strides[0]).view(view)
         fractions = []
@@ -119,6 +131,11 @@ class AffineSSD:
         steps = product((0, 1), repeat=len(self.shape))
         offsets = [sum(s * stride for s, stride in zip(step, self._strides[1:], strict=True)) for step in steps]
         return [torch.take(self._padded, start + offset if offset else start) for offset in offsets]
+
+
+def _usable(x: Tensor) -> Tensor:
+    """Return (b, 1): is every number of x finite, and small enough for positions to be?"""
+    return (x.abs() < _FAR).all(1, keepdim=True)
 
 
 def _multilinear(corners: list[Tensor], fractions: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:

@@ -45,7 +45,7 @@ SETTINGS = {
         strides=(8, 8, 8, 8, 4, 4, 4),
         expansion=16,
         starts=5,
-        search=AffineSearch((8, 4, 2), iterations=15, scaled=True, tolerance=1e-4, kept=2),
+        search=AffineSearch((8, 4, 2), iterations=15, scaled=True, tolerance=1e-4),
         weights=WEIGHTS / "affine_2d.pt",
     ),
     3: StartSettings(
@@ -95,6 +95,11 @@ def learned_world(
         x = settings.search(*views, start).x
     inside = matrix_vox(x.double(), settings.size)[0].numpy()
     return world @ network.affine @ inside @ np.linalg.inv(network.affine)
+
+
+def weights_file(ndim: int) -> str:
+    """Return the path of the weights for D dimensions that this package holds."""
+    return str(SETTINGS[ndim].weights)
 
 
 @lru_cache(maxsize=2)
