@@ -5,6 +5,8 @@ examples:
   benchmark.py speed --bundle vtn --json speed.json
   benchmark.py memory --bundle vtn
   benchmark.py solver
+  benchmark.py robustness --data DATA --peer_python PEERS/bin/python --cases 40 --json out.json
+  benchmark.py throughput --bundle meta_affine --peer_python PEERS/bin/python
   benchmark.py results docs/results --output docs/results.md
 
 Classical tools are optional: pip install antspyx picsl-greedy itk-elastix, here or in an environment of their own
@@ -23,8 +25,10 @@ import fire
 from benchmarking import results as pages
 from benchmarking.accuracy import accuracy
 from benchmarking.memory import memory
+from benchmarking.robustness import robustness
 from benchmarking.solver import solver
 from benchmarking.speed import speed
+from benchmarking.throughput import throughput
 
 from shared_components.cli import run_main
 
@@ -53,7 +57,8 @@ def silent(command: Callable[..., Any]) -> Callable[..., None]:
     return run
 
 
-COMMANDS = {command.__name__: silent(command) for command in (accuracy, speed, memory, solver, results)}
+MEASURED = (accuracy, speed, memory, solver, robustness, throughput)
+COMMANDS = {command.__name__: silent(command) for command in (*MEASURED, results)}
 
 if __name__ == "__main__":
     sys.exit(run_main(lambda: fire.Fire(COMMANDS, name="benchmark.py")))

@@ -45,7 +45,7 @@ class PrepareTraining:
 
 
 class PrepareInference:
-    """Batch -> (image, {labels, masks, points on the network grid, its "spacing_mm"}) for MONAI's SupervisedEvaluator."""
+    """Batch -> (image, {labels, masks, points, "spacing_mm" on the network grid}) for MONAI's SupervisedEvaluator."""
 
     def __call__(
         self, batch: Item, device: torch.device | None = None, non_blocking: bool = False, **kwargs: Any

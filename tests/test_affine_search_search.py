@@ -58,7 +58,7 @@ def test_the_value_never_rises(ndim: int) -> None:
 
 @DIMENSIONS
 def test_the_truth_is_left_as_it_is(ndim: int) -> None:
-    """Exactly on every level for a quarter turn; other maps blur, and what is normalised after that fits a bit smaller."""
+    """Exactly on every level for a quarter turn; others blur, and what is normalised after that fits smaller."""
     moving, turn = phantom([16] * ndim), quarter_turn(ndim)
     found = AffineSearch((4, 2, 1))(AffineSSD(moving, moving).moved(turn), moving, turn)
     torch.testing.assert_close(found.x, turn, atol=1e-10, rtol=0)

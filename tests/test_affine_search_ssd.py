@@ -1,4 +1,4 @@
-"""The squared difference under an affine map: its value against another interpolation, its gradient against autograd."""
+"""The squared difference under an affine map: its value against scipy's, its gradient against autograd's."""
 
 from __future__ import annotations
 

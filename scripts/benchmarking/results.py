@@ -9,7 +9,7 @@ from typing import Any
 
 from shared_components.errors import InputError
 
-from . import memory, solver, speed, tables
+from . import memory, robustness_tables, solver, speed, tables, throughput
 
 _HEADS = {
     "dice": ("Dice, all", 3),
@@ -97,7 +97,14 @@ INTRODUCTION = """\
 
 Made by `python scripts/benchmark.py results docs/results --output docs/results.md` from the JSON files in
 [results](results); each section names the command that measured it."""
-TITLES = {"accuracy": "Accuracy", "speed": "Speed", "memory": "Memory", "solver": "Solvers"}
+TITLES = {
+    "accuracy": "Accuracy",
+    "speed": "Speed",
+    "memory": "Memory",
+    "solver": "Solvers",
+    "robustness": "Robustness",
+    "throughput": "Throughput",
+}
 RENDERERS = {
     "accuracy": lambda result: "\n\n".join(
         [f"`{result['command']}`", tables.describe(result["machine"], result["versions"]), accuracy_markdown(result)]
@@ -105,4 +112,6 @@ RENDERERS = {
     "speed": speed.to_markdown,
     "memory": memory.to_markdown,
     "solver": solver.to_markdown,
+    "robustness": robustness_tables.to_markdown,
+    "throughput": throughput.to_markdown,
 }

@@ -111,7 +111,9 @@ def random_pairs(count: int, size: tuple[int, ...], seed: int = 0) -> Tensor:
     A[:, 0, 1], A[:, 1, 0] = -angle.sin(), angle.sin()
     shift = torch.rand(count, ndim, generator=generator) - 0.5
     with torch.no_grad():
-        fixed = torch.cat([AffineSSD(a, a).moved(x) for a, x in zip(image.split(50), join(A, shift).split(50))])
+        fixed = torch.cat(
+            [AffineSSD(a, a).moved(x) for a, x in zip(image.split(50), join(A, shift).split(50), strict=True)]
+        )
     return torch.cat([fixed, image], 1)
 
 

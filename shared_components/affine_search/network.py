@@ -76,7 +76,7 @@ class MetaOptimiser(nn.Module):
     def forward(
         self, fixed: Tensor, moving: Tensor, start: Tensor | None = None, steps: int | None = None
     ) -> list[Tensor]:
-        """Return the iterates x_0, ..., x_K, each (B * S, D (D + 1)), in the number type of the images.
+        """Return the iterates x_0, ..., x_K, each (B * S, D (D + 1)); images and weights must be of one number type.
 
         From a start s the network searches y with phi_x = phi_s(phi_y): it sees what it would see if the moving image
         had been moved by phi_s beforehand, whatever the start.

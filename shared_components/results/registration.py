@@ -29,21 +29,28 @@ class Registration:
         ddf: (1, D, *network) voxels of the network frame.
         affine_world: (D+1, D+1) fixed mm -> moving mm of the method's affine stage, initial transform included; None
             where the method has none.
+        affine_only: that is the whole result, and ``ddf`` samples it: fields are then exactly affine also where the
+            network frame ends.
     """
 
     pair: Pair
     ddf: Tensor
     affine_world: np.ndarray | None = None
+    affine_only: bool = False
     _inverse: tuple[Tensor, float] | None = field(default=None, repr=False)
 
     @cached_property
     def field(self) -> PhysicalField:
         """On the fixed grid, fixed mm -> moving mm: initial transform after network field."""
+        if self.affine_only:
+            return affine_field(self.affine_world, self.pair.fixed.frame)
         return carry(self.ddf, self.pair.network, self.pair.fixed.frame, after=self.pair.initial)
 
     @cached_property
     def inverse_field(self) -> PhysicalField:
         """On the moving grid, moving mm -> fixed mm."""
+        if self.affine_only:
+            return affine_field(np.linalg.inv(self.affine_world), self.pair.moving.frame)
         inverse, _ = self._inverted()
         return carry(inverse, self.pair.network, self.pair.moving.frame, before=np.linalg.inv(self.pair.initial))
 

@@ -77,7 +77,8 @@ class SaveRegistration:
         output_dir: folder for the results of one pair, or of folders named after the pairs if ``subfolders``.
         bundle: folder of the bundle, whose name and version (configs/metadata.json) go into the records.
         weights: path of the weights, for their sha256; None leaves it out.
-        network: if it has ``affine_matrix(image) -> (1, D+1, D+1)`` voxels, affine.tfm is written.
+        network: if it has ``affine_matrix(image) -> (1, D+1, D+1)`` voxels, affine.tfm is written; if its attribute
+            ``affine_only`` is true, that is the whole transform.
         subfolders: one folder a pair.
         report: also write report.html.
     """
@@ -98,7 +99,9 @@ class SaveRegistration:
         """Write everything and add "metrics", "run" and "folder" to the data."""
         pair = data["pair"]
         folder = self.output_dir / data["name"].replace("<-", "_from_") if self.subfolders else self.output_dir
-        result = Registration(pair, as_batch(data["pred"], pair.network.ndim), self._affine(data))
+        world = self._affine(data)
+        whole = world is not None and "refine" not in data and getattr(self.network, "affine_only", False)
+        result = Registration(pair, as_batch(data["pred"], pair.network.ndim), world, affine_only=whole)
         metrics = measure(result)
         if "refine" in data:
             metrics["refine"] = {key: value for key, value in data["refine"].items() if key != "seconds"}

@@ -134,5 +134,6 @@ class AffineSamples(Dataset):
             return images
         axes = tuple(range(1, images.ndim))
         low, high = images.amin(axes, keepdim=True), images.amax(axes, keepdim=True)
+        spread = (high - low).clamp_min(torch.finfo(images.dtype).tiny)
         power = torch.stack([torch.rand((), generator=g) * 2 - 1 for g in generators]).view(low.shape)
-        return (high - low) * ((images - low) / (high - low)).pow((self.gamma * power).exp()) + low
+        return (high - low) * ((images - low) / spread).pow((self.gamma * power).exp()) + low

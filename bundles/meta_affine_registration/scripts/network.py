@@ -80,6 +80,8 @@ class Polished(nn.Module):
         search: the optimiser; None leaves the learned result as it is.
     """
 
+    affine_only = True  # the ddf is nothing but the affine map: results are written from that
+
     def __init__(self, network: MetaAffine, search: AffineSearch | None = None) -> None:
         super().__init__()
         self.network, self.search = network, search
