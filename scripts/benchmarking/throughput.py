@@ -35,8 +35,8 @@ COLUMNS = {
 }
 NOTES = """\
 Pairs: one blurred random texture a pair, turned by up to 60° and shifted by up to a quarter, on the bundle's grid; from
-arrays in memory to the map. *Network*: the learned steps from all starts, the best kept. *Network + solver*: L-BFGS after
-it, as `inference.json` sets it. Classical tools: one thread a process, median over the pairs, from arrays in memory."""
+arrays in memory to the map. *Network*: the learned steps from all starts, the best kept. *Network + solver*: L-BFGS
+after it, as `inference.json` sets it. Classical tools: one thread a process, median over pairs, arrays in memory."""
 TARGETS = {"cpu": 100.0, "cuda": 10_000.0}
 TARGET_ALONE_MS = 60.0
 PEERS = ("elastix", "simpleitk")

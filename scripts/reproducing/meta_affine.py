@@ -26,6 +26,7 @@ from shared_components.errors import InputError
 
 from . import meta_affine_methods as methods
 from .hippocampus import write_datalist
+from .meta_affine_hands import hands_pair
 from .meta_affine_sets import SETS, SHEAR, Cases, drawn_maps, file_names, find_split, present, test_cases
 from .meta_affine_tables import report
 from .runs import Recipe, finished, read_epochs, read_json, same_settings, train, trained_network, write_json
@@ -93,7 +94,9 @@ def reproduce(options: argparse.Namespace, settings: Mapping[str, Any], command:
         "command": command,
         "each_run": example,
     }
-    report({"plan": plan, "identity": identity, "networks": networks, "results": results}, options)
+    picture = Path(options.figures) / "hands_pair.png" if options.figures else None
+    content = {"plan": plan, "identity": identity, "networks": networks, "results": results}
+    report(content | {"hands_pair": hands_pair(options.data_dir, picture)}, options)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -89,4 +89,5 @@ def draw(folder: Path, moved: np.ndarray, points: np.ndarray, picture: Path) -> 
         axes.axis("off")
         if title in ("fixed", "moved"):
             axes.plot(*points.T, "+", color="tab:orange", markersize=7)
+    picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=80)

@@ -86,7 +86,19 @@ def markdown(content: Content) -> str:
         if rows := list(_method_rows(results, full, kind, theirs)):
             header = ["set", "method", *NUMBERS, "outliers", *(f"paper {word}" for word in NUMBERS)]
             parts += [title, table(header, rows)]
+    if hands := content.get("hands_pair"):
+        parts += ["## The pair of hands, end to end", _hands(hands)]
     return "\n\n".join([*parts, "## How", _how(content)]) + "\n"
+
+
+def _hands(hands: Mapping[str, Any]) -> str:
+    before, after = hands["before"], hands["after"]
+    return (
+        "The paper's two X-rays as they are, of different hands, one registered onto the other from file to file by "
+        f"`register.py meta_affine`: the seven landmarks are {number(before['mean'], 1)} pixels apart in the mean "
+        f"(largest {number(before['max'], 1)}) before, {number(after['mean'], 1)} ({number(after['max'], 1)}) after; "
+        f"the affine map fitted to the landmarks themselves leaves {number(hands['best_affine'], 1)}."
+    )
 
 
 def _title(name: str) -> str:
@@ -212,7 +224,8 @@ def _introduction(content: Content) -> str:
         parts.append(f"{_title(name)}: {SETS[name].folder}, {kept}")
     return (
         f"{plan['cases']} fixed test cases a set, 128×128: an image under a random rotation of up to 60° and shift of "
-        "up to a quarter of the image, and the image with noise; the maps are others than in training and validation, and the same for all sets. "
+        "up to a quarter of the image, and the image with noise; the maps are others than in training and "
+        "validation, and the same for all sets. "
         f"Images: {'; '.join(parts)}. The paper's network (24,000 weights) with {plan['epochs_per_step']} epochs of "
         f"{plan['pairs_per_epoch']} pairs for each of its steps (paper: 30 of 2000), and of these the weights that are "
         "best on validation cases."

@@ -272,7 +272,8 @@ def test_inference_stays_on_the_fixed_grid(registered, datalist):
     for name in ("moved.nii.gz", "moved_label.nii.gz"):
         image = nib.load(registered / name)
         assert image.shape == fixed.shape
-        np.testing.assert_allclose(image.affine, fixed.affine, atol=1e-5)
+        plane = [*range(fixed.ndim), 3]  # a 2-D image has no place along the third axis
+        np.testing.assert_allclose(image.affine[:, plane][plane], fixed.affine[:, plane][plane], atol=1e-5)
     for name, grid in (("ddf.nii.gz", fixed), ("inverse_ddf.nii.gz", moving)):
         field = nib.load(registered / name)
         ndim = fixed.ndim

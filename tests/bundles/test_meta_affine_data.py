@@ -74,7 +74,7 @@ def test_the_identitys_error_is_the_papers_baseline(drawn: Tensor) -> None:
 
 def test_rotations_and_shifts_are_uniform(drawn: Tensor) -> None:
     A, b = split(drawn)
-    torch.testing.assert_close(A @ A.mT, torch.eye(2).expand_as(A), atol=1e-5, rtol=0)
+    torch.testing.assert_close(A @ A.mT, torch.eye(2).expand_as(A), atol=1e-4, rtol=0)  # float32 matrix_exp
     angle = torch.atan2(A[:, 1, 0], A[:, 0, 0]).rad2deg()
     for value, limit in ((angle, 60.0), (b[:, 0], 0.5), (b[:, 1], 0.5)):
         parts = torch.histc(value, 4, -1.0001 * limit, 1.0001 * limit)
