@@ -169,3 +169,13 @@ def test_single_collate_keeps_the_pair_itself() -> None:
     assert batch["image"].shape == (1, 2, 4, 4) and batch["name"] == "a<-b" and batch["pair"] is marker
     with pytest.raises(ValueError, match="unpack"):
         single_collate([batch, batch])
+
+
+def test_modalities_say_who_may_be_fixed_and_who_moving() -> None:
+    data = subjects(5)
+    for item, modality in zip(data, ["mr", "mr", "ct", "ct", None], strict=True):
+        item["modality"] = modality
+    names = {item["name"] for item in PairDataset(data, Load(), modalities=("mr", "ct"))}
+    assert names == {"0<-2", "0<-3", "1<-2", "1<-3", "0<-4", "1<-4", "4<-2", "4<-3"}
+    with pytest.raises(InputError, match="no pair of a fixed 'pet'"):
+        PairDataset(data[:4], Load(), modalities=("pet", "ct"))

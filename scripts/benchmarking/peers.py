@@ -61,6 +61,7 @@ def elastix(kind: str, fixed: str, moving: str, out: str, folder: str) -> tuple[
 
     import itk
 
+    release = version("itk-elastix")  # ITK alone imports as well
     images = itk.imread(fixed, itk.F), itk.imread(moving, itk.F)
     maps = itk.ParameterObject.New()
     for name in ("affine", kind):
@@ -71,7 +72,7 @@ def elastix(kind: str, fixed: str, moving: str, out: str, folder: str) -> tuple[
     _, found = itk.elastix_registration_method(*images, parameter_object=maps, log_to_console=False)
     seconds = time.perf_counter() - begin
     itk.imwrite(itk.transformix_deformation_field(images[1], found), out)
-    return version("itk-elastix"), seconds
+    return release, seconds
 
 
 def demons(kind: str, fixed: str, moving: str, out: str, folder: str) -> tuple[str, float]:

@@ -62,6 +62,7 @@ def elastix_affine(fixed: str, moving: str, folder: str) -> Found:
 
     import itk
 
+    release = version("itk-elastix")  # ITK alone imports as well
     images = itk.imread(fixed, itk.F), itk.imread(moving, itk.F)
     maps = itk.ParameterObject.New()
     chosen = maps.GetDefaultParameterMap("affine")
@@ -73,7 +74,7 @@ def elastix_affine(fixed: str, moving: str, folder: str) -> Found:
     seconds = time.perf_counter() - begin
     numbers = np.array(found.GetParameterMap(0)["TransformParameters"], float)
     centre = np.array(found.GetParameterMap(0)["CenterOfRotationPoint"], float)
-    return to_world(numbers[:9], numbers[9:], centre), seconds, f"itk-elastix {version('itk-elastix')}"
+    return to_world(numbers[:9], numbers[9:], centre), seconds, f"itk-elastix {release}"
 
 
 def greedy_affine(fixed: str, moving: str, folder: str, order: int = 1, search: str = "") -> Found:

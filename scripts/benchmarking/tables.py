@@ -36,7 +36,7 @@ def _cell(value: Any, form: str) -> str:
 
 
 def aligned(table: Sequence[Sequence[str]]) -> str:
-    """Return the table in columns, the first to the left, numbers to the right.
+    """Return the table in columns, the first to the left, numbers to the right; nothing where nothing was measured.
 
     Example:
         >>> print(aligned([["", "s"], ["warp", "0.5"], ["loss", "12.0"]]))
@@ -44,6 +44,8 @@ def aligned(table: Sequence[Sequence[str]]) -> str:
         warp   0.5
         loss  12.0
     """
+    if not table[0]:
+        return ""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
     for row in table:
@@ -53,7 +55,7 @@ def aligned(table: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:
-    """Return the table in markdown.
+    """Return the table in markdown; nothing where nothing was measured.
 
     Example:
         >>> print(markdown([["", "s"], ["warp", "0.5"]]))
@@ -62,6 +64,8 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
         | warp | 0.5 |
     """
     head, *rows = table
+    if not head:
+        return ""
     lines = [head, *rows]
     text = ["| " + " | ".join(cell.strip().replace("|", "\\|") for cell in line) + " |" for line in lines]
     return "\n".join([text[0], "|---|" + "---:|" * (len(head) - 1), *text[1:]])

@@ -35,8 +35,11 @@ def about(matrix: Sequence[float], shift: Sequence[float], centre: Sequence[floa
 
 def elastix(folder: str) -> Adapter:
     """Elastix, the paper's best setting: L-BFGS on mean squares, 4 levels, all pixels; from the images' centres."""
+    from importlib.metadata import version
+
     import itk
 
+    version("itk-elastix")  # ITK alone imports as well
     chosen = {
         "Metric": "AdvancedMeanSquares",
         "Optimizer": "QuasiNewtonLBFGS",

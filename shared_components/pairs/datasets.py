@@ -116,6 +116,7 @@ class PairDataset(Dataset):
         augment: ``augment(item, generator) -> item`` for a finished pair, or None.
         seed: of the drawing and of the augmentation.
         cache: keep preprocessed items in memory.
+        modalities: (fixed, moving): single subjects that name another "modality" do not take that side.
     """
 
     def __init__(
@@ -126,15 +127,29 @@ class PairDataset(Dataset):
         augment: Callable[[Item, torch.Generator], Item] | None = None,
         seed: int = 0,
         cache: bool = True,
+        modalities: Sequence[str] | None = None,
     ) -> None:
         self.data, self.transform, self.augment, self.seed = list(data), transform, augment, seed
         self.single = bool(self.data) and "moving" not in self.data[0]
         if self.single and len(self.data) == 1:
             raise InputError("one subject alone makes no pair; add images to the data folder or the datalist")
-        self.pairs = list(itertools.permutations(range(len(self.data)), 2)) if self.single else range(len(self.data))
+        self.pairs = self._orders(modalities) if self.single else range(len(self.data))
         self.random = length is not None
         self.length = length if length is not None else len(self.pairs)
         self._cache: dict[int, Item] | None = {} if cache else None
+
+    def _orders(self, modalities: Sequence[str] | None) -> list[tuple[int, int]]:
+        orders = itertools.permutations(range(len(self.data)), 2)
+        if modalities is None:
+            return list(orders)
+        known = [item.get("modality") for item in self.data]
+        fits = [[k in (None, modality) for k in known] for modality in modalities]
+        found = [(i, j) for i, j in orders if fits[0][i] and fits[1][j]]
+        if not found:
+            raise InputError(
+                f"no pair of a fixed '{modalities[0]}' and a moving '{modalities[1]}' image; the data name {set(known)}"
+            )
+        return found
 
     def __len__(self) -> int:
         """Pairs in an epoch."""
