@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .features import MindLoss
+
 
 def _moments(fixed: Tensor, moved: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     axes = tuple(range(1, fixed.ndim))
@@ -217,7 +219,7 @@ def make_similarity(name: str, radius: int = 4) -> nn.Module:
 
     Args:
         name: "cc" (global correlation), "lncc" (squared local correlation), "sharp_lncc" (the same with sharpness
-            0.05), "mse".
+            0.05), "mse", "mind" (mean squares of MIND-SSC, for images of two kinds; the radius is its own).
         radius: of local windows, in voxels.
 
     Raises:
@@ -228,6 +230,7 @@ def make_similarity(name: str, radius: int = 4) -> nn.Module:
         "lncc": lambda: LocalNCC(radius),
         "sharp_lncc": lambda: LocalNCC(radius, sharpness=0.05),
         "mse": MeanSquares,
+        "mind": MindLoss,
     }
     if name not in makers:
         raise ValueError(f"similarity must be one of {sorted(makers)}, got '{name}'")

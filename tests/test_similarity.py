@@ -189,7 +189,7 @@ def test_losses_by_name() -> None:
     assert torch.equal(make_similarity("cc")(fixed, moved), correlation_loss(fixed, moved))
     assert torch.equal(make_similarity("mse")(fixed, moved), mse_loss(fixed, moved))
     assert torch.equal(make_similarity("lncc", radius=3)(fixed, moved), LocalNCC(3)(fixed, moved))
-    with pytest.raises(ValueError, match="'cc', 'lncc', 'mse'.*got 'mi'"):
+    with pytest.raises(ValueError, match="'cc', 'lncc', 'mind', 'mse'.*got 'mi'"):
         make_similarity("mi")
     with pytest.raises(ValueError, match="radius"):
         LocalNCC(0)

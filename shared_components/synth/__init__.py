@@ -1,5 +1,6 @@
-"""Deformations, intensities and a demo pair made to order, with exact truth."""
+"""Deformations, intensities, a demo pair and whole patients made to order, with exact truth."""
 
+from .abdomen import Patient, abdomen_patient, write_abdomen
 from .deformations import bspline_field, diffeomorphism, evaluate_spline, random_affine, refine_inverse, spline_weights
 from .demo import DemoPair, build_demo_pair, make_demo_pair
 from .intensities import (
@@ -13,6 +14,8 @@ from .intensities import (
 
 __all__ = [
     "DemoPair",
+    "Patient",
+    "abdomen_patient",
     "add_gaussian_noise",
     "add_rician_noise",
     "bias_field",
@@ -27,4 +30,5 @@ __all__ = [
     "redraw_contrast",
     "refine_inverse",
     "spline_weights",
+    "write_abdomen",
 ]

@@ -1,7 +1,8 @@
-"""Bundle packages are all called ``scripts``: load single modules by path, under names of their own."""
+"""Bundle packages are all called ``scripts``: import each one's modules under a package name of its own."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -18,13 +19,15 @@ def bundle_module() -> Callable[[str, str], ModuleType]:
     """``load("vtn_registration", "network")`` -> bundles/vtn_registration/scripts/network.py as a module."""
 
     def load(bundle: str, module: str) -> ModuleType:
-        name = f"_bundle_{bundle}_{module}"
-        if name not in sys.modules:
-            spec = importlib.util.spec_from_file_location(name, BUNDLES / bundle / "scripts" / f"{module}.py")
+        package = f"_bundle_{bundle}"
+        if package not in sys.modules:
+            folder = BUNDLES / bundle / "scripts"
+            spec = importlib.util.spec_from_file_location(
+                package, folder / "__init__.py", submodule_search_locations=[str(folder)]
+            )
             assert spec is not None and spec.loader is not None
-            loaded = importlib.util.module_from_spec(spec)
-            sys.modules[name] = loaded
-            spec.loader.exec_module(loaded)
-        return sys.modules[name]
+            sys.modules[package] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[package])
+        return importlib.import_module(f"{package}.{module}")
 
     return load
