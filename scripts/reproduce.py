@@ -5,6 +5,7 @@ examples:
   reproduce.py vtn --dataset_dir decathlon --download --seeds 0 1 2 --json vtn.json --markdown vtn.md
   reproduce.py vtn --dataset_dir hippocampi --networks D DD --steps 500
   reproduce.py meta_affine --data_dir ../shared/data --peer_python peers/bin/python --figures figures
+  reproduce.py suits --data_dir ../shared/data --peer_python peers/bin/python --markdown suits.md --figures figures
 
 A reproduction that was stopped goes on where it was when the same command is given again.
 
@@ -24,7 +25,7 @@ from register import setting
 from shared_components.cli import quiet, run_main
 
 # name -> module with add_arguments(parser) and reproduce(options, ...)
-METHODS = {"vtn": "reproducing.vtn", "meta_affine": "reproducing.meta_affine"}
+METHODS = {"vtn": "reproducing.vtn", "meta_affine": "reproducing.meta_affine", "suits": "reproducing.suits"}
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

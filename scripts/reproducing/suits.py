@@ -1,0 +1,182 @@
+"""Table 2 of SUITS (Blendowski et al. 2020) on CT and MR of the abdomen made to order, and on brains of two contrasts.
+
+For each set SUITS is trained through its bundle's ``configs/train.json``, once more with training at the first step of
+the descent alone, and a VoxelMorph by mean squares of MIND-SSC through the VTN bundle. All register the same test
+pairs, beside hand-made MIND in the same descent and, through another Python, elastix.
+
+Where they are missing, the image sets are written to OUTPUT_DIR/data. The abdomens need nothing (with
+abdomen_totalsegmentator under --data_dir half of them have real organ shapes), the brains brain_oasis_miccai2012_2mm.
+Networks are kept in OUTPUT_DIR/networks/SET. A killed reproduction goes on where it was when the same command is given
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared_components.errors import InputError
+from shared_components.pairs import read_datalist
+
+from . import suits_methods as methods
+from .meta_affine_methods import fingerprint
+from .runs import Recipe
+from .suits_methods import TestPairs
+from .suits_runs import (
+    NETWORKS,
+    SETS,
+    check_settings,
+    code_of,
+    datalist_of,
+    facts,
+    load,
+    make_recipe,
+    network_settings,
+    pairs_of,
+    train_missing,
+)
+from .suits_sets import BRAINS
+from .suits_tables import report
+
+WEIGHTS = {  # method -> network and file
+    "voxelmorph": ("voxelmorph", "model.pt"),
+    "mind_cnn": ("suits", "pretrained.pt"),
+    "suits_first": ("suits_first", "model.pt"),
+    "suits": ("suits", "model.pt"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``reproduce.py suits``."""
+    parser.add_argument("--data_dir", required=True, help="folder of the image sets, see above")
+    parser.add_argument("--output_dir", default="reproduce_suits", help="all is kept here; default: %(default)s")
+    parser.add_argument("--sets", nargs="+", choices=SETS, help="default: abdomen, and brains where their images are")
+    parser.add_argument("--peer_python", metavar="PY", help="a Python with itk-elastix")
+    parser.add_argument("--peer_pairs", type=int, default=25, help="the first so many; default: %(default)s")
+    parser.add_argument("--again", action="store_true", help="measure anew; networks and elastix are kept")
+    parser.add_argument("--trained_only", action="store_true", help="report on what has been trained so far")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="cpu (default), auto or cuda:0")
+    parser.add_argument("--json", metavar="FILE", help="write all numbers here")
+    parser.add_argument("--markdown", metavar="FILE", help="write the report here")
+    parser.add_argument("--figures", metavar="FOLDER", help="write the figures here")
+
+
+def reproduce(options: argparse.Namespace, settings: Mapping[str, Any], command: str) -> None:
+    """Train what is missing, measure it, print the report.
+
+    Args:
+        options: see ``add_arguments``.
+        settings: further overrides of the configurations.
+        command: what the user typed, for the report.
+    """
+    _check(options, settings)
+    torch.set_num_threads(options.threads)
+    folder, sets = Path(options.output_dir), _sets(options)
+    datalists = {name: datalist_of(name, options.data_dir, folder / "data" / name) for name in sets}
+    recipes = {
+        name: {kind: make_recipe(kind, name, datalists[name], options.device, settings) for kind in NETWORKS}
+        for name in sets
+    }
+    results, trained, described = {}, {}, {}
+    for name in sets:
+        place = folder / "networks" / name
+        if not options.trained_only:
+            for network, recipe in recipes[name].items():
+                train_missing(recipe, place, network, name)
+        known = {f"{name}/{network}": facts(place, network) for network in NETWORKS}
+        trained |= {network: found for network, found in known.items() if found is not None}
+        pairs = _test_pairs(recipes[name]["suits"], folder / name, name)
+        described[name] = _described(recipes[name]["suits"], pairs)
+        results[name] = _measure(options, recipes[name], place, pairs)
+        if options.figures:
+            _pictures(recipes[name]["suits"], place, pairs, name, Path(options.figures))
+    if options.figures:
+        from .suits_figures import draw_iterations  # matplotlib takes a while
+
+        draw_iterations(results, Path(options.figures))
+    shown = [recipe.command() for recipe in recipes[sets[0]].values()]
+    plan = {"settings": dict(settings), "command": command, "each_run": shown}
+    report({"plan": plan, "sets": described, "networks": trained, "results": results}, options)
+
+
+def _check(options: argparse.Namespace, settings: Mapping[str, Any]) -> None:
+    for name in ("peer_pairs", "threads"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name} {getattr(options, name)} is too small; give 1 or more")
+    if not Path(options.data_dir).expanduser().is_dir():
+        raise InputError(f"--data_dir {options.data_dir} is no folder; give the folder of the image sets")
+    if options.peer_python and shutil.which(options.peer_python) is None:
+        raise InputError(f"--peer_python {options.peer_python} is no program; give the path of a Python")
+    check_settings(settings)
+
+
+def _sets(options: argparse.Namespace) -> list[str]:
+    """Return the sets asked for, in the order of the tables."""
+    if options.sets:
+        return [name for name in SETS if name in options.sets]
+    there = (Path(options.data_dir).expanduser() / BRAINS, Path(options.output_dir) / "data" / "brains")
+    return [name for name in SETS if name != "brains" or any(path.is_dir() for path in there)]
+
+
+def _test_pairs(recipe: Recipe, folder: Path, name: str) -> TestPairs:
+    with code_of(recipe):
+        dataset = pairs_of(recipe)
+        spacing = [float(recipe.settings["spacing_mm"])] * 3
+    files = [Path(item[key]) for item in dataset.data for key in ("image", "label")]
+    grid = "x".join(map(str, (*recipe.settings["size"], recipe.settings["spacing_mm"])))
+    return TestPairs(name, folder, dataset, list(SETS[name].labels), spacing, f"{fingerprint(*files)} {grid}")
+
+
+def _described(recipe: Recipe, pairs: TestPairs) -> dict[str, Any]:
+    sections = ("training", "validation", "test")
+    images = {section: len(read_datalist(recipe.settings["datalist"], section)) for section in sections}
+    grid = {key: recipe.settings[key] for key in ("size", "spacing_mm")}
+    return {"pairs": len(pairs.dataset), "images": images, **grid}
+
+
+def _measure(
+    options: argparse.Namespace, recipes: Mapping[str, Recipe], place: Path, pairs: TestPairs
+) -> dict[str, dict[str, Any]]:
+    """Run what there is on the pairs; return {method: numbers}."""
+    suits = recipes["suits"]
+    methods.measure(pairs, "initial", lambda: methods.still, options.again, steps=False)
+    if options.peer_python:
+        methods.measure_peer(pairs, "elastix", options.peer_python, options.peer_pairs, options.threads)
+    hand_made = lambda: methods.network_fields(load(suits, None, features="mind"))  # noqa: E731
+    methods.measure(pairs, "mind", hand_made, options.again, network_settings(suits))
+    for method, (network, file) in WEIGHTS.items():
+        weights = place / network / file
+        if weights.is_file():
+            make = _maker(recipes[network], weights)
+            version = f"{fingerprint(weights)} {network_settings(recipes[network])}"
+            iterative = NETWORKS[network].bundle == "suits"
+            methods.measure(pairs, method, make, options.again, version, iterative)
+    found = {method: methods.read_numbers(pairs, method) for method in methods.METHODS}
+    return {method: numbers for method, numbers in found.items() if numbers is not None}
+
+
+def _maker(recipe: Recipe, weights: Path) -> Callable[[], methods.Fields]:
+    return lambda: methods.network_fields(load(recipe, weights))
+
+
+def _pictures(recipe: Recipe, place: Path, pairs: TestPairs, name: str, folder: Path) -> None:
+    """Draw features and result of one pair, by the best weights that there are."""
+    from .suits_figures import draw_features, draw_result
+
+    found = [place / "suits" / file for file in ("model.pt", "pretrained.pt")]
+    weights = next((path for path in found if path.is_file()), None)
+    if weights is None:
+        print(f"  {name}: no weights of SUITS, no pictures", file=sys.stderr, flush=True)
+        return
+    network, item = load(recipe, weights).cpu(), pairs.dataset[0]
+    with torch.no_grad():
+        ddf = network(item["image"][None])
+        draw_features(network, item, ddf, folder / f"features_{name}.png")
+    draw_result(item, ddf, SETS[name].title, folder / f"result_{name}.png")

@@ -1,0 +1,96 @@
+"""Classical registration of one pair of images, one adapter a tool: two arrays in, one field out.
+
+    python suits_peers.py NAME PAIR.npz DDF.npy FACTS.json THREADS
+
+Runs in a process of its own and imports nothing of this project, so that it can live in another environment
+(``pip install itk-elastix``). PAIR has "image" (2, *size), fixed and moving, already aligned, and "spacing_mm". DDF
+gets the displacement (D, *size) float32 in voxels, component k along axis k, from the fixed image's voxels to the
+moving image's. FACTS gets {"seconds", "cpu_seconds" of the registration alone, "tool", "failed", "message"}.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+NEEDS = {"elastix": "itk-elastix"}
+RESOLUTIONS, GRID_SPACING_MM = 4, 10.0  # the defaults, 256 iterations of 2048 samples each
+Found = tuple[np.ndarray, float, float]  # field (D, *size) in mm, seconds, CPU seconds
+Adapter = Callable[[np.ndarray, np.ndarray, Sequence[float], int], Found]
+
+
+def elastix(fixed: np.ndarray, moving: np.ndarray, spacing_mm: Sequence[float], threads: int) -> Found:
+    """B-splines by mutual information with bending energy, stochastic gradient descent, 4 resolutions; no affine part.
+
+    The default map "bspline" of SimpleElastix, which the paper used. The labels go through the field that transformix
+    gives, in the same way as those of all others.
+    """
+    from importlib.metadata import version
+
+    import itk
+
+    version("itk-elastix")  # ITK alone imports as well
+    maps = itk.ParameterObject.New()
+    settings = maps.GetDefaultParameterMap("bspline", RESOLUTIONS, GRID_SPACING_MM)
+    settings["WriteResultImage"] = ["false"]
+    maps.AddParameterMap(settings)
+    images = [_image(itk, array, spacing_mm) for array in (fixed, moving)]
+    begin = time.perf_counter(), time.process_time()
+    _, found = itk.elastix_registration_method(
+        *images, parameter_object=maps, log_to_console=False, number_of_threads=threads
+    )
+    seconds, cpu = time.perf_counter() - begin[0], time.process_time() - begin[1]
+    field = itk.array_from_image(itk.transformix_deformation_field(images[1], found))
+    return np.ascontiguousarray(field.T), seconds, cpu  # ITK's first axis is the array's last
+
+
+def _image(itk: object, array: np.ndarray, spacing_mm: Sequence[float]) -> object:
+    made = itk.image_from_array(np.ascontiguousarray(array.T, dtype=np.float32))
+    made.SetSpacing([float(step) for step in spacing_mm])
+    return made
+
+
+ADAPTERS: dict[str, Adapter] = {"elastix": elastix}
+
+
+def register(adapter: Adapter, images: np.ndarray, spacing_mm: Sequence[float], threads: int) -> tuple:
+    """Run an adapter; return the field in voxels, or None where the tool gave up, and the facts."""
+    begin = time.perf_counter(), time.process_time()
+    try:
+        field, seconds, cpu = adapter(*images, spacing_mm, threads)
+    except RuntimeError as error:  # what ITK raises where the images do not meet any more
+        seconds, cpu = time.perf_counter() - begin[0], time.process_time() - begin[1]
+        return None, _facts(seconds, cpu, str(error).strip().splitlines()[-1])
+    ddf = field / np.reshape(spacing_mm, (-1, *(1,) * (field.ndim - 1)))
+    if not np.isfinite(ddf).all():
+        return None, _facts(seconds, cpu, "the field is not finite")
+    return ddf.astype(np.float32), _facts(seconds, cpu)
+
+
+def _facts(seconds: float, cpu: float, message: str = "") -> dict:
+    return {"seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3), "failed": bool(message), "message": message}
+
+
+def main(name: str, pair: str, out: str, told: str, threads: str) -> None:
+    """Register the pair and write field and facts."""
+    from importlib.metadata import version
+
+    with np.load(pair) as given:
+        images, spacing_mm = given["image"], given["spacing_mm"].tolist()
+    try:
+        tool = f"{NEEDS[name]} {version(NEEDS[name])}"
+        ddf, facts = register(ADAPTERS[name], images, spacing_mm, int(threads))
+    except ImportError as error:
+        sys.exit(f"{name} is skipped: {error}; pip install {NEEDS[name]}")
+    if ddf is not None:
+        np.save(out, ddf)
+    with open(told, "w") as file:
+        json.dump(facts | {"tool": tool}, file)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:6])
