@@ -201,3 +201,18 @@ def test_overlap_is_the_share_of_one_view_that_the_other_sees(make_frame: MakeFr
     slices = make_frame("RAS", (24, 24, 2), (1.0, 1.0, 0.4), origin=(0.0, 0.0, 8.2))
     for pair in ((fixed, slices), (slices, fixed)):
         assert overlap(*pair, np.eye(4), fixed) == 1.0, "a few slices lie wholly inside"
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "SAL"])
+def test_a_grid_within_the_fixed_image_follows_its_short_sides(make_frame: MakeFrame, codes: str) -> None:
+    """A thin slab: along its thin side the grid is the slab, along the others it lies around the mass as ever."""
+    sides = {"R": 40, "L": 40, "A": 30, "P": 30, "S": 6, "I": 6}
+    frame = make_frame(codes, tuple(sides[code] for code in codes), (2.0, 2.0, 2.0), origin=OBLIQUE)
+    image = blob(frame, tuple(0.25 * n for n in frame.shape))
+    free, kept = (network_frame(image, frame, (16, 12, 20), 3.0, within=within) for within in (False, True))
+    assert free.shape == (16, 12, 20) and kept.shape == (16, 12, 4)
+    assert network_frame(image, frame, (16, 12, 4), 3.0, within=True).shape == (16, 12, 4)
+    np.testing.assert_allclose(kept.matrix, free.matrix)
+    np.testing.assert_allclose(kept.center_mm[:2], free.center_mm[:2])
+    np.testing.assert_allclose(kept.center_mm[2], frame.center_mm[2])
+    assert abs(free.center_mm[2] - frame.center_mm[2]) > 1

@@ -58,11 +58,17 @@ def initial_world(
 
 
 def network_frame(
-    fixed: Tensor, fixed_frame: Frame, size: Sequence[int], spacing: float | Sequence[float] | str, center: str = "mass"
+    fixed: Tensor,
+    fixed_frame: Frame,
+    size: Sequence[int],
+    spacing: float | Sequence[float] | str,
+    center: str = "mass",
+    within: bool = False,
 ) -> Frame:
     """Return the grid of ``size`` voxels and ``spacing`` mm around the fixed image's mass or grid centre.
 
     Spacing "fit" takes the voxel with which the longest side of the fixed image fills the shortest of ``size``.
+    ``within``: along axes where the fixed image is shorter than that, the grid is as long as the image and lies on it.
 
     Raises:
         InputError: for another word.
@@ -71,8 +77,17 @@ def network_frame(
         if spacing != "fit":
             raise InputError(f"spacing_mm must be a number, one a dimension, or 'fit', not '{spacing}'")
         spacing = float((np.asarray(fixed_frame.shape) * fixed_frame.spacing).max() / min(size))
-    middle = center_of_mass_mm(fixed, fixed_frame) if center == "mass" else None
-    return cut_frame(fixed_frame, size, spacing, middle)
+    middle = center_of_mass_mm(fixed, fixed_frame) if center == "mass" else fixed_frame.center_mm
+    grid = cut_frame(fixed_frame, size, spacing, middle)
+    if not within:
+        return grid
+    along = np.abs(np.linalg.inv(grid.matrix / grid.spacing) @ fixed_frame.matrix)  # mm a voxel step of the fixed image
+    room = np.ceil(np.round(along @ np.asarray(fixed_frame.shape) / grid.spacing, 3)).astype(int)
+    short = room < np.asarray(grid.shape)
+    away = np.linalg.solve(grid.matrix, fixed_frame.center_mm - middle)
+    return cut_frame(
+        fixed_frame, np.minimum(grid.shape, room), spacing, middle + grid.matrix @ np.where(short, away, 0.0)
+    )
 
 
 def smooth_for(image: Tensor, source: Frame, target_spacing: np.ndarray) -> Tensor:

@@ -159,6 +159,8 @@ class FramePair:
         center: the network grid lies around the fixed image's centre of "mass" or "grid".
         window: intensities scaled to [0, 1]; None takes minimum and 99.5th percentile of each image.
         keep_native: hand on the ``Pair`` with the native images; training on listed pairs has no use for it.
+        within: the grid of a pair is nowhere longer than its fixed image, for networks that take any size: what lies
+            outside the field of view has an edge that is no anatomy.
     """
 
     def __init__(
@@ -169,9 +171,10 @@ class FramePair:
         center: str = "mass",
         window: tuple[float, float] | None = None,
         keep_native: bool = True,
+        within: bool = False,
     ) -> None:
         self.size, self.spacing, self.center, self.window = size, spacing, center, window
-        self.keep_native = keep_native
+        self.keep_native, self.within = keep_native, within
         self.initial = initial_transform or "centre_of_mass"
 
     def __call__(self, item: Item) -> Item:
@@ -193,7 +196,8 @@ class FramePair:
     def _pair(self, item: Item) -> Item:
         pair: Pair = item["pair"]
         pair.initial = self._initial(pair)
-        pair.network = network_frame(pair.fixed.array, pair.fixed.frame, self.size, self.spacing, self.center)
+        grid = self.size, self.spacing, self.center, self.within
+        pair.network = network_frame(pair.fixed.array, pair.fixed.frame, *grid)
         common = overlap(pair.fixed.frame, pair.moving.frame, pair.initial, pair.network)
         if common < 0.02:
             raise InputError(

@@ -21,7 +21,7 @@ class RefineSettings:
 
     Attributes:
         steps: Adam steps over all levels together; 0 returns the field untouched.
-        similarity: "sharp_lncc", "lncc", "cc" or "mse", see ``similarity.make_similarity``.
+        similarity: "sharp_lncc", "lncc", "cc", "mse", or "mind" for images of two kinds; see ``make_similarity``.
         radius: of local windows, in voxels of each level.
         diffusion_weight: of ``regularity.diffusion`` of the whole field, 1 / voxel^2.
         fold_weight: of ``regularity.fold_penalty``, in the last third of the last level's steps.

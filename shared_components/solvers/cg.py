@@ -41,7 +41,8 @@ def conjugate_gradients(
     size = dot(b, b).sqrt()
     if checked:
         refuse_nonfinite(size.unsqueeze(1), "the right-hand side")
-    bound = size * (method.tolerance or 0.0)
+    # without tolerance: what is exact to the last digit stops moving, or rounding would grow from there on
+    bound = size * (method.tolerance or torch.finfo(b.dtype).eps)
     norm = dot(r, r).sqrt()
     active = norm > bound
     iterations = torch.zeros_like(active, dtype=torch.int64)

@@ -103,7 +103,7 @@ class SUITS(nn.Module):
         swap: bool = False,
         grad_A: bool = False,  # noqa: N803 (as in the paper)
         solver: str = "auto",
-        tolerance: float = 1e-5,
+        tolerance: float = 1e-7,
         ndim: int = 3,
     ) -> None:
         super().__init__()
