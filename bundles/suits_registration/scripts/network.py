@@ -22,13 +22,19 @@ PAPER_SIZE = (138, 187, 192)  # at 2 mm; any other works
 
 
 class _Norm(nn.modules.instancenorm._InstanceNorm):
-    """Instance norm that leaves the memory layout alone for a single image, which halves the time of a CPU."""
+    """Instance norm that leaves the memory layout alone for a single image, which halves the time of a CPU.
+
+    An exported network does the same sums in the same order, image by image: it refuses another batch size.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised channels."""
-        if x.shape[0] == 1 and not exporting():
-            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
-        return F.instance_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        if x.shape[0] > 1 and not exporting():
+            return F.instance_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        return torch.cat([self._one(one) for one in x.split(1)]) if exporting() else self._one(x)
+
+    def _one(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
 
 
 class FeatCNN(nn.Module):
