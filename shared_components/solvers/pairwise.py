@@ -6,8 +6,10 @@ no step do not wait for each other. On other devices a batch is one sequence of 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -41,10 +43,15 @@ def on_threads(tasks: Sequence[Callable[[], T]]) -> list[T]:
     if threads == 1:
         return [task() for task in tasks]
     try:
-        with ThreadPoolExecutor(min(threads, len(tasks))) as pool:
-            return list(pool.map(run, tasks))
+        return list(_pool(threads, os.getpid()).map(run, tasks))
     finally:
         torch.set_num_threads(threads)
+
+
+@cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Return the threads, kept: new ones would fault in all their memory again. A forked process has its own."""
+    return ThreadPoolExecutor(threads)
 
 
 class PairwiseSolver:
