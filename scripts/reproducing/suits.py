@@ -29,12 +29,14 @@ from .meta_affine_methods import fingerprint
 from .runs import Recipe
 from .suits_methods import TestPairs
 from .suits_runs import (
+    LAST,
     NETWORKS,
     SETS,
     check_settings,
     code_of,
     datalist_of,
     facts,
+    keep_last_weights,
     load,
     make_recipe,
     network_settings,
@@ -44,11 +46,19 @@ from .suits_runs import (
 from .suits_sets import BRAINS
 from .suits_tables import report
 
-WEIGHTS = {  # method -> network and file
-    "voxelmorph": ("voxelmorph", "model.pt"),
-    "mind_cnn": ("suits", "pretrained.pt"),
-    "suits_first": ("suits_first", "model.pt"),
-    "suits": ("suits", "model.pt"),
+SHIPPED = {"smoothness": 1.5}  # lambda of the bundle's inference.json, chosen on validation pairs of both sets
+WITHOUT = {"features": "mind"}
+VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # method -> network, weights, knobs
+    "voxelmorph": ("voxelmorph", "model.pt", {}),
+    "mind": ("suits", None, WITHOUT),
+    "mind_cnn": ("suits", "pretrained.pt", {}),
+    "suits_first": ("suits_first", "model.pt", {}),
+    "suits": ("suits", "model.pt", {}),
+    "suits_first_last": ("suits_first", LAST, {}),
+    "suits_last": ("suits", LAST, {}),
+    "mind_shipped": ("suits", None, WITHOUT | SHIPPED),
+    "mind_cnn_shipped": ("suits", "pretrained.pt", SHIPPED),
+    "suits_shipped": ("suits", "model.pt", SHIPPED),
 }
 
 
@@ -66,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write all numbers here")
     parser.add_argument("--markdown", metavar="FILE", help="write the report here")
     parser.add_argument("--figures", metavar="FOLDER", help="write the figures here")
+    parser.add_argument("--real", action="store_true", help="with --figures: real images, by the shipped weights")
 
 
 def reproduce(options: argparse.Namespace, settings: Mapping[str, Any], command: str) -> None:
@@ -97,13 +108,17 @@ def reproduce(options: argparse.Namespace, settings: Mapping[str, Any], command:
         results[name] = _measure(options, recipes[name], place, pairs)
         if options.figures:
             _pictures(recipes[name]["suits"], place, pairs, name, Path(options.figures))
+    real = {}
     if options.figures:
         from .suits_figures import draw_iterations  # matplotlib takes a while
+        from .suits_real import show_real
 
         draw_iterations(results, Path(options.figures))
+        if options.real:
+            real = show_real(options.data_dir, folder / "real", Path(options.figures), options.threads)
     shown = [recipe.command() for recipe in recipes[sets[0]].values()]
     plan = {"settings": dict(settings), "command": command, "each_run": shown}
-    report({"plan": plan, "sets": described, "networks": trained, "results": results}, options)
+    report({"plan": plan, "sets": described, "networks": trained, "results": results, "real": real}, options)
 
 
 def _check(options: argparse.Namespace, settings: Mapping[str, Any]) -> None:
@@ -145,25 +160,25 @@ def _measure(
     options: argparse.Namespace, recipes: Mapping[str, Recipe], place: Path, pairs: TestPairs
 ) -> dict[str, dict[str, Any]]:
     """Run what there is on the pairs; return {method: numbers}."""
-    suits = recipes["suits"]
     methods.measure(pairs, "initial", lambda: methods.still, options.again, steps=False)
-    if options.peer_python:
-        methods.measure_peer(pairs, "elastix", options.peer_python, options.peer_pairs, options.threads)
-    hand_made = lambda: methods.network_fields(load(suits, None, features="mind"))  # noqa: E731
-    methods.measure(pairs, "mind", hand_made, options.again, network_settings(suits))
-    for method, (network, file) in WEIGHTS.items():
-        weights = place / network / file
-        if weights.is_file():
-            make = _maker(recipes[network], weights)
-            version = f"{fingerprint(weights)} {network_settings(recipes[network])}"
+    for tool in methods.PEERS if options.peer_python else ():
+        methods.measure_peer(pairs, tool, options.peer_python, options.peer_pairs, options.threads)
+    for method, (network, file, knobs) in VARIANTS.items():
+        weights = place / network / file if file else None
+        if file == LAST:
+            keep_last_weights(place / network, recipes[network])
+        if weights is None or weights.is_file():
+            make = _maker(recipes[network], weights, knobs)
+            version = " ".join(filter(None, [weights and fingerprint(weights), network_settings(recipes[network])]))
+            version += f" {knobs}" if knobs not in ({}, WITHOUT) else ""
             iterative = NETWORKS[network].bundle == "suits"
             methods.measure(pairs, method, make, options.again, version, iterative)
     found = {method: methods.read_numbers(pairs, method) for method in methods.METHODS}
     return {method: numbers for method, numbers in found.items() if numbers is not None}
 
 
-def _maker(recipe: Recipe, weights: Path) -> Callable[[], methods.Fields]:
-    return lambda: methods.network_fields(load(recipe, weights))
+def _maker(recipe: Recipe, weights: Path | None, knobs: Mapping[str, Any]) -> Callable[[], methods.Fields]:
+    return lambda: methods.network_fields(load(recipe, weights, **knobs))
 
 
 def _pictures(recipe: Recipe, place: Path, pairs: TestPairs, name: str, folder: Path) -> None:

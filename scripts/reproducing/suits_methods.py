@@ -34,12 +34,19 @@ Row = dict[str, Any]
 METHODS = {  # in the results -> in the tables
     "initial": "initial",
     "elastix": "elastix, MI, B-splines",
+    "elastix_30mm": "elastix, 30 mm between knots",
     "voxelmorph": "VoxelMorph, MIND",
     "mind": "hand-made MIND + descent",
     "mind_cnn": "MIND-CNN + descent",
     "suits_first": "SUITS, k_back = 1",
     "suits": "SUITS",
+    "suits_first_last": "SUITS, k_back = 1, last epoch",
+    "suits_last": "SUITS, last epoch",
+    "mind_shipped": "hand-made MIND, λ 1.5",
+    "mind_cnn_shipped": "MIND-CNN, λ 1.5",
+    "suits_shipped": "SUITS, λ 1.5, as shipped",
 }
+PEERS = ("elastix", "elastix_30mm")
 TIMED = 5  # pairs that a network registers once more, without its iterations being looked at
 
 

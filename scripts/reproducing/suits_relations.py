@@ -24,22 +24,33 @@ Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 SHORT = {
     "initial": "initial",
     "elastix": "elastix",
+    "elastix_30mm": "elastix with 30 mm",
     "voxelmorph": "VoxelMorph",
     "mind": "hand-made MIND",
     "mind_cnn": "MIND-CNN",
     "suits_first": "training at k_back = 1",
     "suits": "SUITS",
+    "suits_first_last": "training at k_back = 1 as long",
+    "suits_last": "SUITS of the last epoch",
+    "mind_shipped": "hand-made MIND with λ 1.5",
+    "mind_cnn_shipped": "MIND-CNN with λ 1.5",
+    "suits_shipped": "SUITS with λ 1.5",
 }
 ORDERS = (  # better, worse, metric, p must be small, must show
     ("suits", "mind_cnn", "dice", True, True),
     ("mind_cnn", "initial", "dice", True, True),
-    ("suits", "suits_first", "dice", False, True),
+    ("suits_last", "suits_first_last", "dice", True, True),
+    ("suits", "suits_first", "dice", False, False),
     ("suits", "mind_cnn", "hd95_mm", False, False),
     ("mind_cnn", "initial", "hd95_mm", False, False),
     ("mind_cnn", "mind", "dice", False, False),
     ("suits", "mind", "dice", False, False),
     ("suits", "voxelmorph", "dice", False, False),
     ("suits", "elastix", "dice", False, False),
+    ("suits_shipped", "suits", "dice", False, False),
+    ("suits_shipped", "mind_cnn_shipped", "dice", False, False),
+    ("suits_shipped", "mind_shipped", "dice", False, False),
+    ("suits_shipped", "elastix_30mm", "dice", False, False),
 )
 
 

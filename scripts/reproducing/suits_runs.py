@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from register import bundle_code, find_bundle
 
+from shared_components.checkpoints import save_atomically
 from shared_components.engines import load_weights
 from shared_components.errors import InputError
 from shared_components.pairs import PairDataset, read_datalist
@@ -79,6 +80,7 @@ NETWORKS = {
     "suits_first": Network("suits", ("train.json",), {"max_steps": 1}),
     "voxelmorph": Network("vtn", ("train.json", VOXELMORPH), {}),
 }
+LAST = "last.pt"  # weights of the last epoch
 HALF, HALF_BEST = "pretrained_checkpoint.pt", "pretrained_best.pt"  # checkpoint.pt and model.pt after the first phase
 
 
@@ -163,7 +165,7 @@ def train_missing(recipe: Recipe, folder: Path, network: str, name: str) -> None
         if NETWORKS[network].bundle == "suits":
             _first_phase(recipe, folder, network, told)
         train(recipe, place, told)
-    result = _result(recipe, place)
+    result = _result(place)
     write_json(place / "result.json", result)
     said = f"validation Dice {result['validation_dice']:.4f} in epoch {result['best_epoch']}"
     print(f"{told}: {said}", file=sys.stderr, flush=True)
@@ -188,7 +190,15 @@ def _first_phase(recipe: Recipe, folder: Path, network: str, told: str) -> None:
         shutil.copyfile(place / "checkpoint.pt", place / HALF)
 
 
-def _result(recipe: Recipe, place: Path) -> dict[str, Any]:
+def keep_last_weights(place: Path, recipe: Recipe) -> None:
+    """Write the weights of the last epoch beside the best ones, once a network is trained to its end."""
+    length = recipe.parser().get_parsed_content("max_epochs")
+    if epochs_done(place) >= length:
+        state = torch.load(place / "checkpoint.pt", map_location="cpu", weights_only=True)
+        save_atomically(state["model"], place / LAST)
+
+
+def _result(place: Path) -> dict[str, Any]:
     state = torch.load(place / "checkpoint.pt", map_location="cpu", weights_only=True)
     epochs = read_epochs(place / "epochs.jsonl")
     weights = torch.load(place / "model.pt", map_location="cpu", weights_only=True)
@@ -206,7 +216,8 @@ def facts(folder: Path, network: str) -> dict[str, Any] | None:
     """Return what is known of a trained network's training; None if there are no weights of it."""
     if not (folder / network / "model.pt").is_file():
         return None
-    return finished(folder / network) or {}
+    place = folder / network
+    return finished(place) or (_result(place) if (place / "checkpoint.pt").is_file() else {})
 
 
 def network_settings(recipe: Recipe) -> str:
