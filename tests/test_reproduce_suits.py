@@ -18,6 +18,7 @@ sys.path.append(str(ROOT / "scripts"))  # where the script itself finds its help
 
 from reproducing import suits_methods, suits_peers, suits_runs  # noqa: E402
 from reproducing.suits_methods import METHODS, TestPairs  # noqa: E402
+from reproducing.suits_smoothness import CANDIDATES, choose_smoothness  # noqa: E402
 
 from shared_components.geometry import Frame  # noqa: E402
 from shared_components.images import write_image  # noqa: E402
@@ -101,7 +102,7 @@ def test_the_json_has_every_pair_of_every_method(whole):
     found = content(whole)
     for name in ("abdomen", "brains"):
         methods = found["results"][name]
-        assert set(methods) == set(METHODS) - {"elastix"} and found["sets"][name]["pairs"] == PAIRS
+        assert set(methods) == set(METHODS) - set(suits_methods.PEERS) and found["sets"][name]["pairs"] == PAIRS
         for method, numbers in methods.items():
             assert len(numbers["dice"]) == len(numbers["hd95_mm"]) == len(numbers["folds_percent"]) == PAIRS
             assert all(0 <= value <= 1 for value in numbers["dice"]) and numbers["pairs"] == methods["suits"]["pairs"]
@@ -174,7 +175,8 @@ def test_a_folder_with_weights_is_read_and_nothing_is_trained(whole, tmp_path, m
     assert run(output, "--trained_only", "--json", str(tmp_path / "all.json")) == 0
     found = content(tmp_path)
     assert found["results"]["abdomen"]["suits"]["dice"] == content(whole)["results"]["abdomen"]["suits"]["dice"]
-    assert set(found["results"]["brains"]) == {"initial", "mind"} and found["networks"] == {"abdomen/suits": {}}
+    assert set(found["results"]["brains"]) == {"initial", "mind", "mind_chosen"}
+    assert found["networks"] == {"abdomen/suits": {}}
 
 
 @pytest.mark.parametrize(
@@ -233,6 +235,25 @@ def test_rows_of_other_weights_are_measured_again(tmp_path):
     assert found["dice"] == pytest.approx([0.6]) and len(found["seconds"]) == 1 and len(found["iterations"][0]) == 1
     elsewhere = TestPairs("set", tmp_path, pairs.dataset, pairs.labels, pairs.spacing_mm, "other images")
     assert suits_methods.read_numbers(elsewhere, "initial") is None
+
+
+def test_the_smoothness_of_the_best_field_that_does_not_fold_is_chosen_once(tmp_path):
+    pairs, _ = shifted(tmp_path)
+    tried = []
+
+    def make(lam: float) -> suits_methods.Fields:
+        tried.append(lam)
+        ddf = torch.zeros(1, 3, *SIZE)
+        if lam == 1.5:
+            ddf[:, 0] = 1.0  # better than nothing
+        elif lam == 0.6:
+            ddf[:, 0] = 2.0  # best, but a border folds
+            ddf[:, 1, :, 0] = 5.0
+        return lambda image, every: [ddf]
+
+    assert choose_smoothness(pairs, "mind_chosen", make, "w") == 1.5 and tried == list(CANDIDATES)
+    assert choose_smoothness(pairs, "mind_chosen", make, "w") == 1.5 and len(tried) == len(CANDIDATES)
+    assert choose_smoothness(pairs, "mind_chosen", make, "other weights") == 1.5 and len(tried) == 2 * len(CANDIDATES)
 
 
 class Tool:

@@ -44,9 +44,10 @@ from .suits_runs import (
     train_missing,
 )
 from .suits_sets import BRAINS
+from .suits_smoothness import choose_smoothness
 from .suits_tables import report
 
-SHIPPED = {"smoothness": 1.5}  # lambda of the bundle's inference.json, chosen on validation pairs of both sets
+CHOSEN = {"smoothness": None}  # on validation pairs
 WITHOUT = {"features": "mind"}
 VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # method -> network, weights, knobs
     "voxelmorph": ("voxelmorph", "model.pt", {}),
@@ -56,9 +57,10 @@ VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # method -> net
     "suits": ("suits", "model.pt", {}),
     "suits_first_last": ("suits_first", LAST, {}),
     "suits_last": ("suits", LAST, {}),
-    "mind_shipped": ("suits", None, WITHOUT | SHIPPED),
-    "mind_cnn_shipped": ("suits", "pretrained.pt", SHIPPED),
-    "suits_shipped": ("suits", "model.pt", SHIPPED),
+    "mind_chosen": ("suits", None, WITHOUT | CHOSEN),
+    "mind_cnn_chosen": ("suits", "pretrained.pt", CHOSEN),
+    "suits_chosen": ("suits", "model.pt", CHOSEN),
+    "suits_soft": ("suits_soft", "model.pt", CHOSEN),
 }
 
 
@@ -103,9 +105,11 @@ def reproduce(options: argparse.Namespace, settings: Mapping[str, Any], command:
                 train_missing(recipe, place, network, name)
         known = {f"{name}/{network}": facts(place, network) for network in NETWORKS}
         trained |= {network: found for network, found in known.items() if found is not None}
-        pairs = _test_pairs(recipes[name]["suits"], folder / name, name)
+        pairs, validation = (
+            _pairs(recipes[name]["suits"], folder / name, name, section) for section in ("test", "validation")
+        )
         described[name] = _described(recipes[name]["suits"], pairs)
-        results[name] = _measure(options, recipes[name], place, pairs)
+        results[name] = _measure(options, recipes[name], place, pairs, validation)
         if options.figures:
             _pictures(recipes[name]["suits"], place, pairs, name, Path(options.figures))
     real = {}
@@ -140,9 +144,9 @@ def _sets(options: argparse.Namespace) -> list[str]:
     return [name for name in SETS if name != "brains" or any(path.is_dir() for path in there)]
 
 
-def _test_pairs(recipe: Recipe, folder: Path, name: str) -> TestPairs:
+def _pairs(recipe: Recipe, folder: Path, name: str, section: str) -> TestPairs:
     with code_of(recipe):
-        dataset = pairs_of(recipe)
+        dataset = pairs_of(recipe, section)
         spacing = [float(recipe.settings["spacing_mm"])] * 3
     files = [Path(item[key]) for item in dataset.data for key in ("image", "label")]
     grid = "x".join(map(str, (*recipe.settings["size"], recipe.settings["spacing_mm"])))
@@ -157,7 +161,11 @@ def _described(recipe: Recipe, pairs: TestPairs) -> dict[str, Any]:
 
 
 def _measure(
-    options: argparse.Namespace, recipes: Mapping[str, Recipe], place: Path, pairs: TestPairs
+    options: argparse.Namespace,
+    recipes: Mapping[str, Recipe],
+    place: Path,
+    pairs: TestPairs,
+    validation: TestPairs,
 ) -> dict[str, dict[str, Any]]:
     """Run what there is on the pairs; return {method: numbers}."""
     methods.measure(pairs, "initial", lambda: methods.still, options.again, steps=False)
@@ -168,13 +176,22 @@ def _measure(
         if file == LAST:
             keep_last_weights(place / network, recipes[network])
         if weights is None or weights.is_file():
-            make = _maker(recipes[network], weights, knobs)
-            version = " ".join(filter(None, [weights and fingerprint(weights), network_settings(recipes[network])]))
-            version += f" {knobs}" if knobs not in ({}, WITHOUT) else ""
+            recipe = recipes[network]
+            version = " ".join(filter(None, [weights and fingerprint(weights), network_settings(recipe)]))
+            if CHOSEN.items() <= knobs.items():
+                make = _with_smoothness(recipe, weights, knobs)
+                knobs = knobs | {"smoothness": choose_smoothness(validation, method, make, version)}
+                version += f" {knobs}"
             iterative = NETWORKS[network].bundle == "suits"
-            methods.measure(pairs, method, make, options.again, version, iterative)
+            methods.measure(pairs, method, _maker(recipe, weights, knobs), options.again, version, iterative)
     found = {method: methods.read_numbers(pairs, method) for method in methods.METHODS}
     return {method: numbers for method, numbers in found.items() if numbers is not None}
+
+
+def _with_smoothness(
+    recipe: Recipe, weights: Path | None, knobs: Mapping[str, Any]
+) -> Callable[[float], methods.Fields]:
+    return lambda smoothness: _maker(recipe, weights, {**knobs, "smoothness": smoothness})()
 
 
 def _maker(recipe: Recipe, weights: Path | None, knobs: Mapping[str, Any]) -> Callable[[], methods.Fields]:

@@ -42,9 +42,10 @@ METHODS = {  # in the results -> in the tables
     "suits": "SUITS",
     "suits_first_last": "SUITS, k_back = 1, last epoch",
     "suits_last": "SUITS, last epoch",
-    "mind_shipped": "hand-made MIND, λ 1.5",
-    "mind_cnn_shipped": "MIND-CNN, λ 1.5",
-    "suits_shipped": "SUITS, λ 1.5, as shipped",
+    "mind_chosen": "hand-made MIND, λ chosen",
+    "mind_cnn_chosen": "MIND-CNN, λ chosen",
+    "suits_chosen": "SUITS, λ chosen",
+    "suits_soft": "SUITS trained at λ 0.25, λ chosen",
 }
 PEERS = ("elastix", "elastix_30mm")
 TIMED = 5  # pairs that a network registers once more, without its iterations being looked at
@@ -143,7 +144,7 @@ def measure(
         found = fields(image, steps)
         row = {"pair": item["name"], **measured(pairs, item, found[-1]), **times}
         if steps:
-            row["iterations"] = [_mean_dice(pairs, item, ddf) for ddf in found]
+            row["iterations"] = [mean_dice(pairs, item, ddf) for ddf in found]
         rows.append(row)
         _keep(pairs, method, version, rows)
     _say(pairs, method, rows)
@@ -167,7 +168,8 @@ def _labels(item: Mapping[str, Any], ddf: Tensor) -> tuple[np.ndarray, np.ndarra
     return item["fixed_label"][0].numpy(), moved[0, 0].numpy()
 
 
-def _mean_dice(pairs: TestPairs, item: Mapping[str, Any], ddf: Tensor) -> float:
+def mean_dice(pairs: TestPairs, item: Mapping[str, Any], ddf: Tensor) -> float:
+    """Return the mean Dice over organs after a field."""
     return _short(mean_over_labels(dice(*_labels(item, ddf), pairs.labels, absent="zero")))
 
 

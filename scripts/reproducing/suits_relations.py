@@ -32,9 +32,10 @@ SHORT = {
     "suits": "SUITS",
     "suits_first_last": "training at k_back = 1 as long",
     "suits_last": "SUITS of the last epoch",
-    "mind_shipped": "hand-made MIND with λ 1.5",
-    "mind_cnn_shipped": "MIND-CNN with λ 1.5",
-    "suits_shipped": "SUITS with λ 1.5",
+    "mind_chosen": "hand-made MIND, λ chosen",
+    "mind_cnn_chosen": "MIND-CNN, λ chosen",
+    "suits_chosen": "SUITS, λ chosen",
+    "suits_soft": "SUITS trained at λ 0.25",
 }
 ORDERS = (  # better, worse, metric, p must be small, must show
     ("suits", "mind_cnn", "dice", True, True),
@@ -47,10 +48,11 @@ ORDERS = (  # better, worse, metric, p must be small, must show
     ("suits", "mind", "dice", False, False),
     ("suits", "voxelmorph", "dice", False, False),
     ("suits", "elastix", "dice", False, False),
-    ("suits_shipped", "suits", "dice", False, False),
-    ("suits_shipped", "mind_cnn_shipped", "dice", False, False),
-    ("suits_shipped", "mind_shipped", "dice", False, False),
-    ("suits_shipped", "elastix_30mm", "dice", False, False),
+    ("suits_chosen", "mind_cnn_chosen", "dice", False, False),
+    ("suits_soft", "mind_cnn_chosen", "dice", False, False),
+    ("suits_soft", "mind_chosen", "dice", False, False),
+    ("suits_soft", "suits_chosen", "dice", False, False),
+    ("suits_soft", "elastix_30mm", "dice", False, False),
 )
 
 

@@ -78,6 +78,7 @@ VOXELMORPH = "../../../scripts/reproducing/configs/voxelmorph_mind.json"  # as s
 NETWORKS = {
     "suits": Network("suits", ("train.json",), {}),
     "suits_first": Network("suits", ("train.json",), {"max_steps": 1}),
+    "suits_soft": Network("suits", ("train.json",), {"training_smoothness": 0.25, "smoothness": 0.4}),
     "voxelmorph": Network("vtn", ("train.json", VOXELMORPH), {}),
 }
 LAST = "last.pt"  # weights of the last epoch
