@@ -41,6 +41,7 @@ PAIR = {
     "fixed_mask": "where the fixed image counts in the refinement",
     "moving_mask": "where the moving image counts in the refinement",
 }
+REFINE, REFINE_STEPS = ("field", "vsvf"), 90
 _WORDS = ("centre_of_mass", "header", "meta_affine")
 
 
@@ -67,6 +68,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "turned up to 60 degrees), or an affine file (.tfm, .mat): fixed -> moving",
     )
     how.add_argument("--refine_steps", type=int, metavar="N", help="improve the field on this very pair; default: 0")
+    how.add_argument(
+        "--refine",
+        choices=REFINE,
+        help="how it is improved: the field itself (default), or by a stationary velocity in front of it, which keeps "
+        f"a field without folds invertible; alone it stands for --refine_steps {REFINE_STEPS}",
+    )
     how.add_argument("--starts", type=int, metavar="N", help="rotations to search from; for bundles that search")
     how.add_argument("--config", metavar="NAME", help="a configuration of the bundle on top, such as inference_3d")
     how.add_argument("--weights", metavar="FILE", help="default: the bundle's models/model.pt")
@@ -129,7 +136,9 @@ def overrides(options: argparse.Namespace, config: dict[str, Any]) -> dict[str, 
     initial = options.initial_transform
     if initial is not None:
         chosen["initial_transform"] = initial if initial in _WORDS else _path(initial)
-    for name in ("section", "refine_steps", "starts"):
+    if options.refine is not None and options.refine_steps is None:
+        options.refine_steps = REFINE_STEPS
+    for name in ("section", "refine", "refine_steps", "starts"):
         if getattr(options, name) is not None:
             chosen[name] = getattr(options, name)
     if options.no_report:

@@ -118,12 +118,12 @@ class WarpLabel:
         return {**data, "moved_label": warp_labels(moving[None], data["pred"][None])[0]}
 
 
-def load_weights(network: nn.Module, path: str | Path, required: bool = True) -> bool:
+def load_weights(network: nn.Module, path: str | Path | None, required: bool = True) -> bool:
     """Load a plain state dict into the network, with ``weights_only=True`` and strictly.
 
     Args:
         network: receives the weights.
-        path: of the file.
+        path: of the file; None: the network has nothing to learn.
         required: raise if it is missing; otherwise leave the network as it is.
 
     Returns:
@@ -132,6 +132,8 @@ def load_weights(network: nn.Module, path: str | Path, required: bool = True) ->
     Raises:
         InputError: missing file, not a state dict, or of another network.
     """
+    if path is None:
+        return False
     path = Path(path)
     if not path.is_file():
         if not required:

@@ -6,12 +6,15 @@ Images are (B, C, *spatial), masks (B, 1, *spatial) in [0, 1].
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .features import MindLoss
+from .mk_lncc import MultiKernelLNCC
 
 
 def _moments(fixed: Tensor, moved: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -219,7 +222,8 @@ def make_similarity(name: str, radius: int = 4) -> nn.Module:
 
     Args:
         name: "cc" (global correlation), "lncc" (squared local correlation), "sharp_lncc" (the same with sharpness
-            0.05), "mse", "mind" (mean squares of MIND-SSC, for images of two kinds; the radius is its own).
+            0.05), "mk_lncc" (windows of several sizes that follow the grid), "mse", "mind" (mean squares of MIND-SSC,
+            for images of two kinds; the radius is its own).
         radius: of local windows, in voxels.
 
     Raises:
@@ -229,9 +233,37 @@ def make_similarity(name: str, radius: int = 4) -> nn.Module:
         "cc": GlobalNCC,
         "lncc": lambda: LocalNCC(radius),
         "sharp_lncc": lambda: LocalNCC(radius, sharpness=0.05),
+        "mk_lncc": MultiKernelLNCC,
         "mse": MeanSquares,
         "mind": MindLoss,
     }
     if name not in makers:
         raise ValueError(f"similarity must be one of {sorted(makers)}, got '{name}'")
     return makers[name]()
+
+
+@runtime_checkable
+class KeepsStatistics(Protocol):
+    """A similarity that can be told what it already knows about the fixed image.
+
+    It is called as ``similarity(fixed, moved, mask, statistics=similarity.fixed_statistics(fixed))``.
+    """
+
+    def fixed_statistics(self, fixed: Tensor) -> Any:
+        """Return what depends on the fixed image alone."""
+        ...
+
+
+def against(similarity: nn.Module, fixed: Tensor, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+    """Return the loss as a function of the moved image alone; what the fixed image gives is computed once.
+
+    Example:
+        >>> fixed = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> float(against(MeanSquares(), fixed)(fixed))
+        0.0
+    """
+    if not isinstance(similarity, KeepsStatistics):
+        return lambda moved: similarity(fixed, moved, mask)
+    with torch.no_grad():
+        statistics = similarity.fixed_statistics(fixed)
+    return lambda moved: similarity(fixed, moved, mask, statistics=statistics)

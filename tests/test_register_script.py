@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from script_tools import BUNDLE, ROOT, blob, files_in, load_script, make_weights, run_python, save, tiny_options
 
+from shared_components.refine import METHODS
+
 RESULTS = ["affine.tfm", "ddf.nii.gz", "inverse_ddf.nii.gz", "metrics.json", "moved.nii.gz", "run.json"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file")  # MONAI says so with --verbose
@@ -166,6 +168,19 @@ def test_refinement_is_switched_on(script, place):
     assert script.main(command(place, "refined", "--refine_steps=3")) == 0
     assert "refine" in json.loads((place / "refined" / "metrics.json").read_text())
     assert "refine" not in json.loads((place / "plain" / "metrics.json").read_text())
+
+
+def test_refinement_by_a_velocity(script, place):
+    """The same words as the library's; alone the option brings its own number of steps."""
+    assert script.REFINE == METHODS
+    assert script.main(command(place, "velocity", "--refine=vsvf", "--refine_steps=3")) == 0
+    numbers = json.loads((place / "velocity" / "metrics.json").read_text())["refine"]
+    assert numbers["loss_after"] <= numbers["loss_before"] and numbers["strict_folds_after"] == 0
+    options = script.arguments(command(place, "velocity", "--refine=vsvf"))
+    config = json.loads((script.find_bundle(options.bundle) / script.CONFIG).read_text())
+    chosen = script.overrides(options, config)
+    assert chosen["refine"] == "vsvf" and chosen["refine_steps"] == script.REFINE_STEPS > 0
+    assert "refine" not in script.overrides(script.arguments(command(place, "velocity")), config)
 
 
 @pytest.mark.parametrize(

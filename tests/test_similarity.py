@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from shared_components.mk_lncc import MultiKernelLNCC
 from shared_components.similarity import (
     GlobalNCC,
     LocalNCC,
@@ -189,7 +190,8 @@ def test_losses_by_name() -> None:
     assert torch.equal(make_similarity("cc")(fixed, moved), correlation_loss(fixed, moved))
     assert torch.equal(make_similarity("mse")(fixed, moved), mse_loss(fixed, moved))
     assert torch.equal(make_similarity("lncc", radius=3)(fixed, moved), LocalNCC(3)(fixed, moved))
-    with pytest.raises(ValueError, match="'cc', 'lncc', 'mind', 'mse'.*got 'mi'"):
+    assert isinstance(make_similarity("mk_lncc"), MultiKernelLNCC)
+    with pytest.raises(ValueError, match="'cc', 'lncc', 'mind', 'mk_lncc', 'mse'.*got 'mi'"):
         make_similarity("mi")
     with pytest.raises(ValueError, match="radius"):
         LocalNCC(0)

@@ -75,10 +75,11 @@ SETS = {
     "brains": ImageSet("Brain, T2 → T1", "t1", "t2", (80, 112, 88), 2.0, BRAIN_LABELS),
 }
 VOXELMORPH = "../../../scripts/reproducing/configs/voxelmorph_mind.json"  # as seen from the configs of the VTN bundle
+PAPER = {"smoothness": 10.0, "training_smoothness": 5.0}  # lambda; the bundle's own is softer
 NETWORKS = {
-    "suits": Network("suits", ("train.json",), {}),
-    "suits_first": Network("suits", ("train.json",), {"max_steps": 1}),
-    "suits_soft": Network("suits", ("train.json",), {"training_smoothness": 0.25, "smoothness": 0.4}),
+    "suits": Network("suits", ("train.json",), PAPER),
+    "suits_first": Network("suits", ("train.json",), PAPER | {"max_steps": 1}),
+    "suits_soft": Network("suits", ("train.json",), {}),
     "voxelmorph": Network("vtn", ("train.json", VOXELMORPH), {}),
 }
 LAST = "last.pt"  # weights of the last epoch

@@ -63,7 +63,7 @@ def advect(ddf: Tensor, dvf: Tensor, steps: int = 10, cfl: float | None = 0.75, 
     with torch.autocast(ddf.device.type, enabled=False):
         state, speed = ddf.to(work), dvf.to(work)
         speed = speed if cfl is None else clamp_velocity(speed, steps, cfl)
-        moved = _Advection.apply(state, speed, steps) if recompute else _runge_kutta(state, speed, steps)
+        moved = _Advection.apply(state, speed, steps) if recompute else _plain(state, speed, steps)
     return moved.to(ddf.dtype)
 
 
@@ -88,22 +88,31 @@ def inverse_map(
     return compose(resize(outer, inverse_ddf.shape[2:]), inverse_ddf)
 
 
-def _runge_kutta(ddf: Tensor, dvf: Tensor, steps: int) -> Tensor:
-    """The scheme as textbooks write it, for autograd to walk through."""
-    axes = [axis for axis in range(2, ddf.ndim) if ddf.shape[axis] > 1]
+def _plain(ddf: Tensor, dvf: Tensor, steps: int) -> Tensor:
+    """The scheme for autograd and tracers to walk through: what ``_Scheme`` does, bit for bit, in new tensors."""
+    scheme = _Scheme(dvf, steps)
 
-    def rate(u: Tensor) -> Tensor:
-        slopes = (dvf[:, a - 2 : a - 1] * torch.gradient(u, dim=a, edge_order=1)[0] for a in axes)
-        return -sum(slopes, dvf)
+    def stage(base: Tensor, state: Tensor, factor: float) -> Tensor:
+        out = torch.add(base, scheme.source, alpha=factor)
+        for axis, speed in enumerate(scheme.speeds):
+            out = torch.addcmul(out, _plain_difference(state, axis + 2), speed, value=factor)
+        return out
 
-    h = 1 / steps
     for _ in range(steps):
-        k1 = rate(ddf)
-        k2 = rate(ddf + h / 2 * k1)
-        k3 = rate(ddf + h / 2 * k2)
-        k4 = rate(ddf + h * k3)
-        ddf = ddf + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        state = ddf
+        for factor in _STAGES:
+            state = stage(ddf, state, factor)
+        ddf = state
     return ddf
+
+
+def _plain_difference(x: Tensor, axis: int) -> Tensor:
+    last = x.shape[axis] - 1
+    if last == 0:
+        return torch.zeros_like(x)
+    inner = x.narrow(axis, 2, last - 1) - x.narrow(axis, 0, last - 1)
+    ends = [x.narrow(axis, i + 1, 1) - x.narrow(axis, i, 1) for i in (0, last - 1)]
+    return torch.cat([ends[0], inner, ends[1]], axis)
 
 
 def _difference(x: Tensor, axis: int, out: Tensor) -> Tensor:
@@ -193,7 +202,7 @@ class _Transposed(_Scheme):
 
 
 class _Advection(torch.autograd.Function):
-    """``_runge_kutta`` without a graph: only its inputs wait for the gradient."""
+    """``_plain`` without a graph: only its inputs wait for the gradient."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, ddf: Tensor, dvf: Tensor, steps: int) -> Tensor:

@@ -45,6 +45,7 @@ class _Plan:
     periods: tuple[int, ...]
     factors: list[np.ndarray]  # an axis: (Gaussians, period // 2 + 1)
     weights: np.ndarray
+    power: float = 1.0
 
     def gain(self, harmonics: Sequence[np.ndarray]) -> np.ndarray:
         """Return sum_i w_i prod_d g_id on a grid of harmonics, one array of indices an axis."""
@@ -52,7 +53,7 @@ class _Plan:
         for i, weight in enumerate(self.weights):
             columns = [f[i, k] for f, k in zip(self.factors, harmonics, strict=True)]
             total = total + weight * reduce(np.multiply.outer, columns)
-        return total
+        return total**self.power
 
 
 class MultiGaussian(nn.Module):
@@ -69,6 +70,7 @@ class MultiGaussian(nn.Module):
             They agree to rounding.
         extent: lengths of the axes, None for 1 each. For voxels that are not cubes hand in the extents in mm over the
             largest one: the Gaussians are round in space then.
+        power: of K; 0.5 for its root, with which v = K^(1/2) q costs |q|^2 = <m, v>.
 
     Example:
         >>> K = MultiGaussian()
@@ -83,6 +85,7 @@ class MultiGaussian(nn.Module):
         padding: str = "circular",
         method: str = "auto",
         extent: Sequence[float] | None = None,
+        power: float = 1.0,
     ) -> None:
         super().__init__()
         if len(sigmas) != len(weights) or min(sigmas) < 0 or min(weights) < 0 or sum(weights) <= 0:
@@ -90,7 +93,7 @@ class MultiGaussian(nn.Module):
         if padding not in _PADDINGS or method not in _METHODS:
             raise ValueError(f"padding must be one of {_PADDINGS}, method one of {_METHODS}, got {padding}, {method}")
         self.sigmas, self.weights = tuple(sigmas), tuple(w / sum(weights) for w in weights)
-        self.padding, self.method = padding, method
+        self.padding, self.method, self.power = padding, method, power
         self.extent = None if extent is None else tuple(extent)
         self._constants: dict[tuple, tuple[Tensor, ...]] = {}  # by grid, device and dtype; no part of the weights
 
@@ -114,10 +117,10 @@ class MultiGaussian(nn.Module):
             room = 0 if self.padding == "circular" else math.ceil(6 * max(sigmas_vox))  # where the widest has died out
             periods.append(n if room == 0 else next_fast_len(n + room, real=True))
             factors.append(np.stack([_axis_factors(periods[-1], s) for s in sigmas_vox]))
-        return _Plan(shape, tuple(periods), factors, np.asarray(self.weights))
+        return _Plan(shape, tuple(periods), factors, np.asarray(self.weights), self.power)
 
     def _by_fft(self, x: Tensor) -> Tensor:
-        shape, axes = tuple(x.shape[2:]), tuple(range(2, x.ndim))
+        shape, axes = tuple(map(int, x.shape[2:])), tuple(range(2, x.ndim))  # while tracing lengths are tensors
         key = ("fft", shape, x.device, x.dtype)
         if key not in self._constants:
             plan = self._plan(shape)
@@ -130,7 +133,7 @@ class MultiGaussian(nn.Module):
         return smooth[(..., *(slice(n) for n in shape))]
 
     def _by_products(self, x: Tensor) -> Tensor:
-        key = ("separable", tuple(x.shape[2:]), x.device, x.dtype)
+        key = ("separable", tuple(map(int, x.shape[2:])), x.device, x.dtype)
         if key not in self._constants:
             self._constants[key] = self._harmonics(self._plan(key[1]), x)
         *bases, gain = self._constants[key]
@@ -146,7 +149,7 @@ class MultiGaussian(nn.Module):
         """Return for each axis an orthonormal set of harmonics (n, K), and the gains (K1, K2, ...)."""
         bases, harmonics = [], []
         for n, period, factors in zip(plan.shape, plan.periods, plan.factors, strict=True):
-            passing = np.flatnonzero(factors.max(0) > torch.finfo(like.dtype).eps)
+            passing = np.flatnonzero(factors.max(0) ** plan.power > torch.finfo(like.dtype).eps)
             angle = 2 * math.pi / period * np.outer(np.arange(n), passing)
             alone = (passing == 0) | (2 * passing == period)  # the constant and the alternating have no sine
             scale = np.sqrt(np.where(alone, 1.0, 2.0) / period)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..metrics import folded_cells, folds_percent, ndv_percent
 from ..similarity import box_sum
 from ..warp import resize
 from .basis import smooth
+from .check import count_folds, folded, mended, numbers
 from .level import Level, RefineSettings
 
 
@@ -39,18 +39,12 @@ def refine(
     mask = default_mask(fixed, settings.radius) if mask is None else mask.float()
     update = _in_the_large(ddf, settings.start_spacing) - ddf
     with torch.enable_grad():
-        for factor, steps in zip(settings.levels, _shares(settings), strict=True):
+        for factor, steps in zip(settings.levels, settings.steps_of_levels(), strict=True):
             level = Level(fixed, moving, mask, ddf + update, factor, settings)
             update = update + resize(level.run(steps), ddf.shape[2:])
     with torch.no_grad():
         judge = Level(fixed, moving, mask, ddf, 1, settings)
         return _best(judge, ddf, update)
-
-
-def _shares(settings: RefineSettings) -> list[int]:
-    steps = [round(settings.steps * share / sum(settings.shares)) for share in settings.shares]
-    steps[-1] = settings.steps - sum(steps[:-1])
-    return steps
 
 
 def _in_the_large(ddf: Tensor, spacing: int) -> Tensor:
@@ -62,43 +56,11 @@ def _in_the_large(ddf: Tensor, spacing: int) -> Tensor:
 
 def _best(judge: Level, ddf: Tensor, update: Tensor) -> tuple[Tensor, dict[str, float]]:
     """Mend the result where it folds, weaken the update, until loss and folds are no worse; else keep the input."""
-    old, known, before = _folds(ddf), _folded(ddf), float(judge.loss(ddf))
+    old, known, before = count_folds(ddf), folded(ddf), float(judge.loss(ddf))
     for _ in range(8):
-        candidate = _mended(ddf + update, known)
-        new, after = _folds(candidate), float(judge.loss(candidate))
+        candidate = mended(ddf + update, known)
+        new, after = count_folds(candidate), float(judge.loss(candidate))
         if after < before and all(n <= o for n, o in zip(new, old, strict=True)):
-            return candidate, _numbers(before, after, old, new)
+            return candidate, numbers(before, after, old, new)
         update = 0.5 * update
-    return ddf, _numbers(before, before, old, old)
-
-
-def _mended(ddf: Tensor, known: Tensor) -> Tensor:
-    """Smooth the field where it folds and was not known to, in ever larger places: a translation cannot fold."""
-    for attempt in range(30):
-        folded = _folded(ddf)
-        if not (folded & ~known).any():
-            break
-        place = folded.float()
-        if attempt >= 10:
-            place = (box_sum(place, attempt // 10) > 0.5).float()
-        ddf = ddf + torch.maximum(smooth(place), place) * (smooth(ddf) - ddf)
-    return ddf
-
-
-def _numbers(before: float, after: float, old: tuple[float, float], new: tuple[float, float]) -> dict[str, float]:
-    return {
-        "loss_before": before,
-        "loss_after": after,
-        "folds_before": old[0],
-        "folds_after": new[0],
-        "strict_folds_before": old[1],
-        "strict_folds_after": new[1],
-    }
-
-
-def _folds(ddf: Tensor) -> tuple[float, float]:
-    return sum(folds_percent(one[None]) for one in ddf), sum(ndv_percent(one[None]) for one in ddf)
-
-
-def _folded(ddf: Tensor) -> Tensor:
-    return torch.stack([folded_cells(one[None]) for one in ddf])[:, None]
+    return ddf, numbers(before, before, old, old)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..regularity import diffusion, fold_penalty
-from ..similarity import LocalNCC, make_similarity
+from ..similarity import against, make_similarity
 from ..warp import coords_grid, resize, sample, warp_image
 from .basis import Basis, diffusion_gradient, smooth
 
@@ -21,7 +22,8 @@ class RefineSettings:
 
     Attributes:
         steps: Adam steps over all levels together; 0 returns the field untouched.
-        similarity: "sharp_lncc", "lncc", "cc", "mse", or "mind" for images of two kinds; see ``make_similarity``.
+        similarity: "sharp_lncc", "lncc", "mk_lncc", "cc", "mse", or "mind" for images of two kinds; see
+            ``make_similarity``.
         radius: of local windows, in voxels of each level.
         diffusion_weight: of ``regularity.diffusion`` of the whole field, 1 / voxel^2.
         fold_weight: of ``regularity.fold_penalty``, in the last third of the last level's steps.
@@ -49,8 +51,26 @@ class RefineSettings:
         if self.steps < 0 or not fits or min(self.levels) < 1 or self.start_spacing < 1:
             raise ValueError(f"refinement needs steps >= 0, a share and a spacing for each level, got {self}")
 
+    def steps_of_levels(self) -> list[int]:
+        """Return the steps of each level; they sum up to ``steps``."""
+        steps = [round(self.steps * share / sum(self.shares)) for share in self.shares]
+        steps[-1] = self.steps - sum(steps[:-1])
+        return steps
 
-def _shrink(x: Tensor, shape: list[int], factor: int) -> Tensor:
+
+def level_shape(shape: Sequence[int], factor: float) -> list[int]:
+    """Return the grid that is coarser by ``factor``; no axis is cut below 8 voxels."""
+    return [max(min(n, 8), math.ceil(n / factor)) for n in shape]
+
+
+def fitting_radius(radius: int, shape: Sequence[int]) -> int:
+    """Return the radius, or the largest whose window fits into the grid."""
+    return max(1, min(radius, (min(shape) - 1) // 2))
+
+
+def shrink(x: Tensor, factor: int) -> Tensor:
+    """Return (B, C, *spatial) smoothed and sampled on the grid of ``level_shape``."""
+    shape = level_shape(x.shape[2:], factor)
     if factor == 1:
         return x
     x = smooth(x) if factor > 2 else x
@@ -68,12 +88,12 @@ class Level:
     """
 
     def __init__(self, fixed: Tensor, moving: Tensor, mask: Tensor, ddf: Tensor, factor: int, how: RefineSettings):
-        shape = [max(min(n, 8), -(-n // factor)) for n in fixed.shape[2:]]
-        self.fixed, self.moving, self.mask = (_shrink(x, shape, factor) for x in (fixed, moving, mask))
+        shape = level_shape(fixed.shape[2:], factor)
+        self.fixed, self.moving, self.mask = (shrink(x, factor) for x in (fixed, moving, mask))
         self.ddf, self.how = resize(ddf, shape), how
         self.spacing = how.spacings[how.levels.index(factor) - len(how.levels)] if factor in how.levels else 1
         self.fold_weight = how.fold_weight if factor == how.levels[-1] else 0.0
-        self.radius = max(1, min(how.radius, (min(shape) - 1) // 2))
+        self.radius = fitting_radius(how.radius, shape)
         self.similarity = make_similarity(how.similarity, self.radius)
 
     def loss(self, ddf: Tensor) -> Tensor:
@@ -95,7 +115,7 @@ class Level:
     def run(self, steps: int) -> Tensor:
         """Return the update after ``steps`` of Adam, in voxels of this level."""
         basis = Basis(self.ddf.shape[2:], self.spacing, self.ddf.device)
-        dissimilarity = self._dissimilarity()
+        dissimilarity = self.dissimilarity()
         values = self.ddf.new_zeros(*self.ddf.shape[:2], *basis.nodes).requires_grad_()
         optimizer = torch.optim.Adam([values], lr=self.how.rate)
         for step in range(steps):
@@ -111,14 +131,13 @@ class Level:
             optimizer.step()
         return basis.field(values.detach())
 
-    def _dissimilarity(self) -> Callable[[Tensor], Tensor]:
+    def dissimilarity(self) -> Callable[[Tensor], Tensor]:
         """Return the similarity loss as a function of the field; only the box around the mask is looked at."""
         part = (slice(None), slice(None), *self._window())
         fixed, mask = (x[part].contiguous() for x in (self.fixed, self.mask))
         grid = coords_grid(self.ddf.shape[2:], self.ddf.device)[part]
-        local = isinstance(self.similarity, LocalNCC)
-        extra = {"statistics": self.similarity.fixed_statistics(fixed)} if local else {}
-        return lambda ddf: self.similarity(fixed, sample(self.moving, grid + ddf[part]), mask, **extra)
+        dissimilarity = against(self.similarity, fixed, mask)
+        return lambda ddf: dissimilarity(sample(self.moving, grid + ddf[part]))
 
     def _window(self) -> list[slice]:
         """Return the box outside which the mask is 0, wide enough for the windows of the similarity."""

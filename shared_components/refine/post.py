@@ -8,9 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from ..errors import InputError
 from ..warp import warp_image
 from .core import default_mask, refine
 from .level import RefineSettings
+from .vsvf import VsvfSettings, vsvf_opt
+
+METHODS = ("field", "vsvf")
 
 
 class RefineField:
@@ -18,10 +22,17 @@ class RefineField:
 
     Args:
         steps: 0 leaves the data alone.
-        settings: the other numbers of ``RefineSettings``.
+        method: "field" (``refine``) or "vsvf" (a stationary velocity in front of the field, see ``vsvf_opt``).
+        settings: the other numbers of ``RefineSettings``, for both methods; see ``VsvfSettings.polishing``.
+
+    Raises:
+        InputError: for another method.
     """
 
-    def __init__(self, steps: int = 0, **settings: Any) -> None:
+    def __init__(self, steps: int = 0, method: str = "field", **settings: Any) -> None:
+        if method not in METHODS:
+            raise InputError(f"refine must be one of {', '.join(METHODS)}, not '{method}'")
+        self.method = method
         self.settings = RefineSettings(steps=int(steps), **settings)
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,9 +46,15 @@ class RefineField:
         image, ddf = (x if x.ndim == ndim + 2 else x[None] for x in (data["image"], pred))
         image = image.to(ddf.device)
         mask = self._mask(data, image[:, :1], ddf)
-        refined, numbers = refine(image[:, :1], image[:, 1:2], ddf, self.settings, mask)
+        refined, numbers = self._refined(image[:, :1], image[:, 1:2], ddf, mask)
         numbers["seconds"] = round(time.perf_counter() - begin, 2)
         return {**data, "pred": refined if batched else refined[0], "refine": numbers}
+
+    def _refined(self, fixed: Tensor, moving: Tensor, ddf: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, float]]:
+        if self.method == "field":
+            return refine(fixed, moving, ddf, self.settings, mask)
+        found = vsvf_opt(fixed, moving, ddf, VsvfSettings.polishing(self.settings, ddf.shape[2:]), mask)
+        return found.ddf, {key: sum(one[key] for one in found.numbers) / len(ddf) for key in found.numbers[0]}
 
     def _mask(self, data: Mapping[str, Any], fixed: Tensor, ddf: Tensor) -> Tensor:
         """Return the fixed mask or foreground, less what the moving mask leaves out as seen through the given field."""
