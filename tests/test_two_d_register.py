@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from script_tools import BUNDLE, load_script
 from two_d_case import CASES, CENTER, LANDMARKS, SIZE, SPACING_MM, TRUE_SHIFT_MM, make_grid, write_pair
 
 from shared_components.geometry import Frame
 from shared_components.images import write_image
 from shared_components.itk_io import read_field
+from shared_components.points import write_points
 
 NETWORK = '''
 import torch
@@ -76,3 +78,25 @@ def test_register_refuses_a_volume_where_the_bundle_is_flat(bundle, tmp_path, ca
     assert load_script("register").main(command) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert "volume.nii.gz is 3-D" in told and "choose a bundle or configuration for volumes" in told
+
+
+def test_hand_made_features_bring_two_slices_of_other_contrast_together(tmp_path):
+    """SUITS without weights: a slice and its negative, moved by (6, -4) mm, with landmarks that say so."""
+    frame, shift = Frame((64, 56), np.diag([1.0, 1.0, 1.0])), np.array([6.0, -4.0])
+    noise = np.random.default_rng(0).standard_normal((64 + 32, 56 + 32))
+    smooth = gaussian_filter(noise, 4.0)
+    at = [slice(16, 80), slice(16, 72)]
+    write_image(tmp_path / "fixed.nii.gz", smooth[tuple(at)], frame)
+    moved_at = tuple(slice(s.start - int(d), s.stop - int(d)) for s, d in zip(at, shift, strict=True))
+    write_image(tmp_path / "moving.nii.gz", -smooth[moved_at], frame)
+    points = np.array([[x, y] for x in (20.0, 32.0, 44.0) for y in (20.0, 28.0, 36.0)])
+    write_points(tmp_path / "fixed.csv", points)
+    write_points(tmp_path / "moving.csv", points + shift)
+    sides = [word for side in ("fixed", "moving") for word in (f"--{side}", str(tmp_path / f"{side}.nii.gz"))]
+    marks = [word for side in ("fixed", "moving") for word in (f"--{side}_points", str(tmp_path / f"{side}.csv"))]
+    grid = ["--set", "size=[64,56]", "--set", "spacing_mm=1.0", "--initial_transform", "header", "--no_report"]
+    out = ["--output_dir", str(tmp_path / "out"), "--device", "cpu"]
+    assert load_script("register").main(["suits", "--config", "inference_mind", *sides, *marks, *grid, *out]) == 0
+    errors = json.loads((tmp_path / "out" / "metrics.json").read_text())["points"]
+    assert errors["initial"]["mean"] == pytest.approx(np.hypot(*shift), rel=1e-3)
+    assert errors["after"]["mean"] < 0.2 * errors["initial"]["mean"]

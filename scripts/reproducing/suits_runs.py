@@ -75,11 +75,12 @@ SETS = {
     "brains": ImageSet("Brain, T2 → T1", "t1", "t2", (80, 112, 88), 2.0, BRAIN_LABELS),
 }
 VOXELMORPH = "../../../scripts/reproducing/configs/voxelmorph_mind.json"  # as seen from the configs of the VTN bundle
-PAPER = {"smoothness": 10.0, "training_smoothness": 5.0}  # lambda; the bundle's own is softer
+PAPER = {"smoothness": 10.0, "training_smoothness": 5.0}  # lambda
+SOFT = {"smoothness": 0.4, "training_smoothness": 0.25}  # the first: of the validation while training
 NETWORKS = {
     "suits": Network("suits", ("train.json",), PAPER),
     "suits_first": Network("suits", ("train.json",), PAPER | {"max_steps": 1}),
-    "suits_soft": Network("suits", ("train.json",), {}),
+    "suits_soft": Network("suits", ("train.json",), SOFT),
     "voxelmorph": Network("vtn", ("train.json", VOXELMORPH), {}),
 }
 LAST = "last.pt"  # weights of the last epoch
