@@ -76,7 +76,7 @@ SETS = {
 }
 VOXELMORPH = "../../../scripts/reproducing/configs/voxelmorph_mind.json"  # as seen from the configs of the VTN bundle
 PAPER = {"smoothness": 10.0, "training_smoothness": 5.0}  # lambda
-SOFT = {"smoothness": 0.4, "training_smoothness": 0.25}  # the first: of the validation while training
+SOFT = {"smoothness": 0.4, "training_smoothness": 0.25, "max_epochs": 21}  # the first: of validation meanwhile
 NETWORKS = {
     "suits": Network("suits", ("train.json",), PAPER),
     "suits_first": Network("suits", ("train.json",), PAPER | {"max_steps": 1}),
