@@ -48,6 +48,7 @@ from .suits_smoothness import choose_smoothness
 from .suits_tables import report
 
 CHOSEN = {"smoothness": None}  # on validation pairs
+SHIPPED = {"smoothness": "shipped"}  # that of the set
 WITHOUT = {"features": "mind"}
 VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # method -> network, weights, knobs
     "voxelmorph": ("voxelmorph", "model.pt", {}),
@@ -61,6 +62,7 @@ VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # method -> net
     "mind_cnn_chosen": ("suits", "pretrained.pt", CHOSEN),
     "suits_chosen": ("suits", "model.pt", CHOSEN),
     "suits_soft": ("suits_soft", "model.pt", CHOSEN),
+    "suits_shipped": ("suits_soft", "model.pt", SHIPPED),
 }
 
 
@@ -181,6 +183,9 @@ def _measure(
             if CHOSEN.items() <= knobs.items():
                 make = _with_smoothness(recipe, weights, knobs)
                 knobs = knobs | {"smoothness": choose_smoothness(validation, method, make, version)}
+                version += f" {knobs}"
+            elif knobs == SHIPPED:
+                knobs = {"smoothness": SETS[pairs.title].smoothness}
                 version += f" {knobs}"
             iterative = NETWORKS[network].bundle == "suits"
             methods.measure(pairs, method, _maker(recipe, weights, knobs), options.again, version, iterative)

@@ -23,6 +23,7 @@ CURVES = {  # method -> title and colour
     "mind_cnn": ("MIND-CNN", "tab:blue"),
     "suits_first": ("SUITS, k_back = 1", "tab:green"),
     "suits": ("SUITS", "tab:red"),
+    "suits_shipped": ("SUITS, softer, as shipped", "tab:purple"),
 }
 CHANNELS = (0, 2, 4, 7, 9, 11)  # of 12
 LINES = 24  # of the deformed grid, along the longer side

@@ -46,6 +46,7 @@ METHODS = {  # in the results -> in the tables
     "mind_cnn_chosen": "MIND-CNN, λ chosen",
     "suits_chosen": "SUITS, λ chosen",
     "suits_soft": "SUITS trained at λ 0.25, λ chosen",
+    "suits_shipped": "the same, λ as shipped",
 }
 PEERS = ("elastix", "elastix_30mm")
 TIMED = 5  # pairs that a network registers once more, without its iterations being looked at

@@ -33,6 +33,7 @@ class ImageSet:
         fixed, moving: modalities.
         size, spacing_mm: of the grid.
         labels: value -> name.
+        smoothness: lambda of the shipped configuration.
         paper: the paper's numbers are of such images.
     """
 
@@ -42,6 +43,7 @@ class ImageSet:
     size: tuple[int, int, int]
     spacing_mm: float
     labels: Mapping[int, str]
+    smoothness: float
     paper: bool = False
 
     def settings(self) -> dict[str, Any]:
@@ -71,8 +73,8 @@ class Network:
 
 
 SETS = {
-    "abdomen": ImageSet("Abdomen, CT → MR", "mr", "ct", (128, 96, 96), 3.0, LABELS, paper=True),
-    "brains": ImageSet("Brain, T2 → T1", "t1", "t2", (80, 112, 88), 2.0, BRAIN_LABELS),
+    "abdomen": ImageSet("Abdomen, CT → MR", "mr", "ct", (128, 96, 96), 3.0, LABELS, 0.6, paper=True),
+    "brains": ImageSet("Brain, T2 → T1", "t1", "t2", (80, 112, 88), 2.0, BRAIN_LABELS, 0.4),
 }
 VOXELMORPH = "../../../scripts/reproducing/configs/voxelmorph_mind.json"  # as seen from the configs of the VTN bundle
 PAPER = {"smoothness": 10.0, "training_smoothness": 5.0}  # lambda
