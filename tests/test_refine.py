@@ -5,29 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from refine_case import scene
 
 from shared_components.metrics import dice, folded_cells, folds_percent, mean_over_labels, ndv_percent
 from shared_components.pairs import PairDataset, find_subjects, make_preprocessing
 from shared_components.refine import RefineField, RefineSettings, refine
-from shared_components.synth import bspline_field, diffeomorphism
+from shared_components.synth import bspline_field
 from shared_components.warp import compose, warp_image, warp_labels
 
 QUICK = RefineSettings(steps=45, radius=2, levels=(2, 1), shares=(0.5, 0.5))
-
-
-def scene(shape=(28, 30, 26), seed=0):
-    """A smooth random image in a dark surround, and the same image moved by a known diffeomorphism."""
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.rand(1, 1, *shape, generator=generator)
-    pool = {2: torch.nn.functional.avg_pool2d, 3: torch.nn.functional.avg_pool3d}[len(shape)]
-    for _ in range(2):
-        image = pool(image, 3, 1, 1)
-    image = (image - image.amin()) / (image.amax() - image.amin())
-    axes = [torch.linspace(-1, 1, n) for n in shape]
-    inside = sum(axis**2 for axis in torch.meshgrid(*axes, indexing="ij")) < 0.8
-    image = (image + 0.1) * inside
-    ddf, inverse = diffeomorphism(shape, generator, mean=1.2, smoothness=14.0)
-    return image, warp_image(image, inverse), ddf, inside
 
 
 @pytest.mark.parametrize("shape", [(28, 30, 26), (40, 36)], ids=["3-D", "2-D"])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from refine_case import scene
 
 from shared_components.affine import affine_ddf, compose_affine, from_matrix, to_matrix
 from shared_components.errors import InputError
@@ -17,21 +18,6 @@ from shared_components.warp import compose, coords_of, warp_image
 
 QUICK = VsvfSettings(iterations=(12, 12), levels=(2, 1), similarity="lncc", radius=2, velocity_weight=0.5)
 POLISH = RefineSettings(30, levels=(2, 1), shares=(0.5, 0.5))
-
-
-def scene(shape=(28, 30, 26), seed=0, mean=1.2):
-    """A smooth random image in a dark surround, the same moved by a known diffeomorphism, that, its inverse, inside."""
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.rand(1, 1, *shape, generator=generator)
-    pool = {2: torch.nn.functional.avg_pool2d, 3: torch.nn.functional.avg_pool3d}[len(shape)]
-    for _ in range(2):
-        image = pool(image, 3, 1, 1)
-    image = (image - image.amin()) / (image.amax() - image.amin())
-    axes = [torch.linspace(-1, 1, n) for n in shape]
-    inside = sum(axis**2 for axis in torch.meshgrid(*axes, indexing="ij")) < 0.8
-    image = (image + 0.1) * inside
-    ddf, inverse = diffeomorphism(shape, generator, mean=mean, smoothness=14.0)
-    return image, warp_image(image, inverse), ddf, inside
 
 
 def textured(shape, mean=1.5):
