@@ -76,9 +76,9 @@ def show_real(data_dir: str, folder: Path, figures: Path, threads: int) -> dict[
         numbers = {}
         states: dict[str, tuple[str, ...]] = {"before": ("--set", "stage=identity"), "after": ()}
         if "--config" not in case.options:  # by the shipped network: by hand-made features too
-            states["hand-made MIND"] = ("--config", "inference_mind")
+            states["hand-made"] = ("--config", "inference_mind")
         for state, more in states.items():
-            out = ("--output_dir", str(place / state.replace(" ", "_")), "--threads", str(threads), "--device", "cpu")
+            out = ("--output_dir", str(place / state), "--threads", str(threads), "--device", "cpu")
             if register(["suits", *case.options, *out, *more]):
                 raise InputError(f"register.py suits could not register {name}; its last line says why")
             numbers[state] = json.loads((place / state / "metrics.json").read_text())
