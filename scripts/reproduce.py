@@ -6,6 +6,7 @@ examples:
   reproduce.py vtn --dataset_dir hippocampi --networks D DD --steps 500
   reproduce.py meta_affine --data_dir ../shared/data --peer_python peers/bin/python --figures figures
   reproduce.py suits --data_dir ../shared/data --peer_python peers/bin/python --markdown suits.md --figures figures
+  reproduce.py avsm --data_dir ../shared/data --peer_python peers/bin/python --markdown avsm.md --figures figures
 
 A reproduction that was stopped goes on where it was when the same command is given again.
 
@@ -25,7 +26,12 @@ from register import setting
 from shared_components.cli import quiet, run_main
 
 # name -> module with add_arguments(parser) and reproduce(options, ...)
-METHODS = {"vtn": "reproducing.vtn", "meta_affine": "reproducing.meta_affine", "suits": "reproducing.suits"}
+METHODS = {
+    "vtn": "reproducing.vtn",
+    "meta_affine": "reproducing.meta_affine",
+    "suits": "reproducing.suits",
+    "avsm": "reproducing.avsm",
+}
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

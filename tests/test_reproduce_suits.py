@@ -16,7 +16,7 @@ from script_tools import ROOT, load_script
 
 sys.path.append(str(ROOT / "scripts"))  # where the script itself finds its helpers
 
-from reproducing import suits_methods, suits_peers, suits_runs  # noqa: E402
+from reproducing import pair_peers, suits_methods, suits_runs  # noqa: E402
 from reproducing.suits_methods import METHODS, TestPairs  # noqa: E402
 from reproducing.suits_smoothness import CANDIDATES, choose_smoothness  # noqa: E402
 
@@ -259,7 +259,7 @@ def test_the_smoothness_of_the_best_field_that_does_not_fold_is_chosen_once(tmp_
 class Tool:
     """Stands for the package of a tool; ``pair`` in, a field out."""
 
-    def __call__(self, fixed: np.ndarray, moving: np.ndarray, spacing_mm: Any, threads: int) -> suits_peers.Found:
+    def __call__(self, fixed: np.ndarray, moving: np.ndarray, spacing_mm: Any, threads: int) -> pair_peers.Found:
         if fixed.max() > 1:
             raise RuntimeError("ITK ERROR\ntoo many samples outside")
         field = np.zeros((3, *fixed.shape))
@@ -269,10 +269,10 @@ class Tool:
 
 def test_a_tool_answers_in_voxels_or_gives_up():
     images = np.zeros((2, 4, 5, 6))
-    ddf, facts = suits_peers.register(Tool(), images, [2.0, 3.0, 4.0], 1)
+    ddf, facts = pair_peers.register(Tool(), images, [2.0, 3.0, 4.0], 1)
     assert ddf.shape == (3, 4, 5, 6) and np.all(ddf[2] == 3.0) and not ddf[:2].any()
     assert facts == {"seconds": 1.5, "cpu_seconds": 1.4, "failed": False, "message": ""}
-    ddf, facts = suits_peers.register(Tool(), images + 2, [2.0, 3.0, 4.0], 1)
+    ddf, facts = pair_peers.register(Tool(), images + 2, [2.0, 3.0, 4.0], 1)
     assert ddf is None and facts["failed"] and facts["message"] == "too many samples outside"
 
 

@@ -26,20 +26,17 @@ from shared_components.pairs import read_datalist
 
 from . import suits_methods as methods
 from .meta_affine_methods import fingerprint
+from .networks import code_of, facts, load, network_settings
+from .pair_rows import TestPairs
 from .runs import Recipe
-from .suits_methods import TestPairs
 from .suits_runs import (
     LAST,
     NETWORKS,
     SETS,
     check_settings,
-    code_of,
     datalist_of,
-    facts,
     keep_last_weights,
-    load,
     make_recipe,
-    network_settings,
     pairs_of,
     train_missing,
 )

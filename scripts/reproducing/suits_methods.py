@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from benchmarking.child import run_child
 from torch import Tensor
 
 from shared_components.metrics import dice, folds_percent, hd95_mm, mean_over_labels
-from shared_components.pairs import PairDataset
 from shared_components.warp import warp_labels
 
-from . import suits_peers
-from .runs import read_json, write_json
+from .pair_rows import Row, TestPairs, clocks, keep_rows, kept_rows, mean, peer_field, result_file, short
+from .runs import read_json
 
 Fields = Callable[
     [Tensor, bool], list[Tensor]
 ]  # image (1, 2, *size), every iteration? -> fields; the last is the result
-Row = dict[str, Any]
 METHODS = {  # in the results -> in the tables
     "initial": "initial",
     "elastix": "elastix, MI, B-splines",
@@ -52,29 +42,6 @@ PEERS = ("elastix", "elastix_30mm")
 TIMED = 5  # pairs that a network registers once more, without its iterations being looked at
 
 
-@dataclass(frozen=True)
-class TestPairs:
-    """The pairs on which a set's numbers are measured.
-
-    Attributes:
-        title: for the console.
-        folder: results are kept here.
-        dataset: on the network's grid.
-        labels: of organs.
-        spacing_mm: of the grid.
-        version: of the images and labels.
-    """
-
-    __test__ = False  # no test of pytest's
-
-    title: str
-    folder: Path
-    dataset: PairDataset
-    labels: Sequence[int]
-    spacing_mm: Sequence[float]
-    version: str
-
-
 def still(image: Tensor, every: bool) -> list[Tensor]:
     """No registration."""
     return [image.new_zeros(1, image.ndim - 2, *image.shape[2:])]
@@ -90,24 +57,6 @@ def network_fields(network: torch.nn.Module) -> Fields:
         return [ddf.float().cpu() for ddf in found]
 
     return fields
-
-
-def result_file(pairs: TestPairs, method: str) -> Path:
-    """Return where a method's rows are kept."""
-    return pairs.folder / f"{method}.json"
-
-
-def kept_rows(pairs: TestPairs, method: str, version: str, again: bool) -> list[Row]:
-    """Return the pairs that an earlier start has measured with these images and this version of the method."""
-    path = result_file(pairs, method)
-    if again or not path.is_file():
-        return []
-    content = read_json(path)
-    return content["rows"] if content["version"] == [pairs.version, version] else []
-
-
-def _keep(pairs: TestPairs, method: str, version: str, rows: Sequence[Row]) -> None:
-    write_json(result_file(pairs, method), {"version": [pairs.version, version], "rows": list(rows)})
 
 
 @torch.no_grad()
@@ -138,16 +87,16 @@ def measure(
         item = pairs.dataset[index]
         image, times = item["image"][None], {}
         if index < TIMED:
-            begin = _clocks()
+            begin = clocks()
             fields(image, False)
-            wall, cpu = (now - then for now, then in zip(_clocks(), begin, strict=True))
+            wall, cpu = (now - then for now, then in zip(clocks(), begin, strict=True))
             times = {"seconds": round(wall, 4), "cpu_seconds": round(cpu, 4)}
         found = fields(image, steps)
         row = {"pair": item["name"], **measured(pairs, item, found[-1]), **times}
         if steps:
             row["iterations"] = [mean_dice(pairs, item, ddf) for ddf in found]
         rows.append(row)
-        _keep(pairs, method, version, rows)
+        keep_rows(pairs, method, version, rows)
     _say(pairs, method, rows)
 
 
@@ -160,8 +109,8 @@ def measured(pairs: TestPairs, item: Mapping[str, Any], ddf: Tensor) -> Row:
     overlap = dice(fixed, moved, pairs.labels, absent="zero")
     distance = hd95_mm(fixed, moved, pairs.spacing_mm, pairs.labels)
     numbers = {"dice": overlap, "hd95_mm": distance}
-    rounded = {name: {str(key): _short(value) for key, value in one.items()} for name, one in numbers.items()}
-    return rounded | {"folds_percent": _short(folds_percent(ddf))}
+    rounded = {name: {str(key): short(value) for key, value in one.items()} for name, one in numbers.items()}
+    return rounded | {"folds_percent": short(folds_percent(ddf))}
 
 
 def _labels(item: Mapping[str, Any], ddf: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -171,11 +120,7 @@ def _labels(item: Mapping[str, Any], ddf: Tensor) -> tuple[np.ndarray, np.ndarra
 
 def mean_dice(pairs: TestPairs, item: Mapping[str, Any], ddf: Tensor) -> float:
     """Return the mean Dice over organs after a field."""
-    return _short(mean_over_labels(dice(*_labels(item, ddf), pairs.labels, absent="zero")))
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")
+    return short(mean_over_labels(dice(*_labels(item, ddf), pairs.labels, absent="zero")))
 
 
 def measure_peer(pairs: TestPairs, method: str, python: str, count: int, threads: int, again: bool = False) -> None:
@@ -188,33 +133,14 @@ def measure_peer(pairs: TestPairs, method: str, python: str, count: int, threads
         item = pairs.dataset[index]
         print(f"  {pairs.title}: {method}, pair {index + 1} ...", file=sys.stderr, flush=True)
         try:
-            ddf, facts = _peer_field(pairs, item, method, python, threads)
+            ddf, facts = peer_field(pairs, item, method, python, threads)
         except RuntimeError as error:
             print(f"  {error}", file=sys.stderr, flush=True)
             return
         rows.append({"pair": item["name"], **measured(pairs, item, ddf), **facts})
-        _keep(pairs, method, "", rows)
+        keep_rows(pairs, method, "", rows)
     if rows:
         _say(pairs, method, rows)
-
-
-def _peer_field(
-    pairs: TestPairs, item: Mapping[str, Any], method: str, python: str, threads: int
-) -> tuple[Tensor, dict[str, Any]]:
-    """Return the tool's field in voxels, and its seconds, CPU seconds, name and whether it gave up (then no field)."""
-    environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")}
-    pairs.folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=pairs.folder) as scratch:
-        given, out, told = (str(Path(scratch).resolve() / name) for name in ("pair.npz", "ddf.npy", "facts.json"))
-        np.savez(given, image=item["image"].numpy(), spacing_mm=np.asarray(pairs.spacing_mm, dtype=float))
-        program = os.path.abspath(shutil.which(python) or python)
-        script = os.path.abspath(suits_peers.__file__)
-        command = [program, script, method, given, out, told, str(threads)]
-        run_child(command, environment, scratch)  # transformix leaves a file where it runs
-        facts = json.loads(Path(told).read_text())
-        if facts["failed"]:
-            return still(item["image"][None], False)[0], facts
-        return torch.from_numpy(np.load(out))[None].float(), facts
 
 
 def read_numbers(pairs: TestPairs, method: str) -> dict[str, Any] | None:
@@ -231,7 +157,7 @@ def read_numbers(pairs: TestPairs, method: str) -> dict[str, Any] | None:
     rows = content["rows"]
     found: dict[str, Any] = {"pairs": [row["pair"] for row in rows], "organs": {}}
     for metric in ("dice", "hd95_mm"):
-        found[metric] = [_mean(list(row[metric].values())) for row in rows]
+        found[metric] = [mean(list(row[metric].values())) for row in rows]
         found["organs"][metric] = {str(label): [row[metric].get(str(label)) for row in rows] for label in pairs.labels}
     for name in ("folds_percent", "seconds", "cpu_seconds"):
         found[name] = [row[name] for row in rows if name in row]
@@ -242,18 +168,10 @@ def read_numbers(pairs: TestPairs, method: str) -> dict[str, Any] | None:
     return found
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
-
-
 def _say(pairs: TestPairs, method: str, rows: Sequence[Row]) -> None:
-    scores = {name: [_mean(list(row[name].values())) for row in rows] for name in ("dice", "hd95_mm")}
+    scores = {name: [mean(list(row[name].values())) for row in rows] for name in ("dice", "hd95_mm")}
     means = {
         name: statistics.fmean([v for v in values if v is not None] or [math.nan]) for name, values in scores.items()
     }
     told = f"Dice {means['dice']:.4f}, HD95 {means['hd95_mm']:.2f} mm"
     print(f"  {pairs.title}: {METHODS[method]}: {told} on {len(rows)} pairs", file=sys.stderr, flush=True)
-
-
-def _clocks() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()

@@ -5,17 +5,14 @@ Results come as ``{set: {method: {"dice": [one a pair], "hd95_mm": [...], "cpu_s
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from statistics import median
 from typing import Any
 
-import numpy as np
-from scipy.stats import wilcoxon
-
 from . import suits_paper as paper
 from .meta_affine_relations import Judged
+from .pair_statistics import common, signed_rank
 from .suits_runs import SETS
 from .tables import number, p_value
 
@@ -54,24 +51,6 @@ ORDERS = (  # better, worse, metric, p must be small, must show
     ("suits_soft", "suits_chosen", "dice", False, False),
     ("suits_soft", "elastix_30mm", "dice", False, False),
 )
-
-
-def common(a: Mapping[str, Any], b: Mapping[str, Any], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a metric of two methods on the pairs that both have registered, NaN left out."""
-    there = {name: value for name, value in zip(b["pairs"], b[metric], strict=True) if value is not None}
-    both = [
-        (value, there[name])
-        for name, value in zip(a["pairs"], a[metric], strict=True)
-        if value is not None and name in there
-    ]
-    first, second = np.array(both, dtype=float).reshape(-1, 2).T
-    return first, second
-
-
-def signed_rank(a: Mapping[str, Any], b: Mapping[str, Any], metric: str) -> float:
-    """Return the two-sided p of Wilcoxon's signed-rank test over pairs; NaN if nothing differs."""
-    first, second = common(a, b, metric)
-    return float(wilcoxon(first - second).pvalue) if np.any(first != second) else math.nan
 
 
 def judge(results: Results) -> list[dict[str, Any]]:
@@ -121,9 +100,3 @@ def _speed(results: Results, name: str) -> Iterator[Judged]:
     ours, other = (median(found[method]["cpu_seconds"]) for method in ("suits", "elastix"))
     times = f"{other / ours:.1f}×" if ours else "–"
     yield Judged(claim, "less", f"{ours:.1f}, {other:.1f} s ({times})", ours < other, told)
-
-
-def worst(values: Sequence[float | None], lowest: bool) -> float | None:
-    """Return the worst pair: the lowest (or highest) of the values that there are."""
-    known = [value for value in values if value is not None]
-    return None if not known else min(known) if lowest else max(known)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from register import bundle_code, find_bundle
+from register import find_bundle
 
 from shared_components.checkpoints import save_atomically
-from shared_components.engines import load_weights
 from shared_components.errors import InputError
 from shared_components.pairs import PairDataset, read_datalist
 from shared_components.synth.abdomen import LABELS, write_abdomen
 
-from .runs import Recipe, epochs_done, finished, read_epochs, read_json, same_settings, train, write_json
+from .networks import Network, code_of, training_result
+from .runs import Recipe, epochs_done, finished, same_settings, train, write_json
 from .suits_sets import ABDOMEN_LAYOUT, BRAIN_LABELS, BRAINS, write_brains
 
 
@@ -50,26 +48,6 @@ class ImageSet:
         """Return what the set changes in the configurations."""
         grid = {"size": list(self.size), "spacing_mm": self.spacing_mm}
         return {"fixed_modality": self.fixed, "moving_modality": self.moving, "labels": list(self.labels), **grid}
-
-
-@dataclass(frozen=True)
-class Network:
-    """How a network is trained.
-
-    Attributes:
-        bundle: short name.
-        configs: in its ``configs/``.
-        knobs: settings that tell it from others.
-    """
-
-    bundle: str
-    configs: tuple[str, ...]
-    knobs: Mapping[str, Any]
-
-    def keys(self) -> set[str]:
-        """Return the ids at the top of its configuration."""
-        folder = find_bundle(self.bundle) / "configs"
-        return {key.split("#")[0] for name in self.configs for key in read_json(folder / name)}
 
 
 SETS = {
@@ -138,13 +116,6 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise InputError(f"no configuration has '{key}' to set; see train.json of the bundle suits_registration")
 
 
-@contextmanager
-def code_of(recipe: Recipe) -> Iterator[None]:
-    """Let ``scripts`` be the package of the recipe's bundle."""
-    with bundle_code(recipe.bundle):
-        yield
-
-
 def pairs_of(recipe: Recipe, section: str = "test") -> PairDataset:
     """Return all pairs of a fixed and a moving image of the set's tests, on the network's grid."""
     parser = recipe.parser()
@@ -170,7 +141,7 @@ def train_missing(recipe: Recipe, folder: Path, network: str, name: str) -> None
         if NETWORKS[network].bundle == "suits":
             _first_phase(recipe, folder, network, told)
         train(recipe, place, told)
-    result = _result(place)
+    result = training_result(place)
     write_json(place / "result.json", result)
     said = f"validation Dice {result['validation_dice']:.4f} in epoch {result['best_epoch']}"
     print(f"{told}: {said}", file=sys.stderr, flush=True)
@@ -201,41 +172,3 @@ def keep_last_weights(place: Path, recipe: Recipe) -> None:
     if epochs_done(place) >= length:
         state = torch.load(place / "checkpoint.pt", map_location="cpu", weights_only=True)
         save_atomically(state["model"], place / LAST)
-
-
-def _result(place: Path) -> dict[str, Any]:
-    state = torch.load(place / "checkpoint.pt", map_location="cpu", weights_only=True)
-    epochs = read_epochs(place / "epochs.jsonl")
-    weights = torch.load(place / "model.pt", map_location="cpu", weights_only=True)
-    return {
-        "parameters": sum(value.numel() for value in weights.values() if value.is_floating_point()),
-        "epochs": epochs_done(place),
-        "train_seconds": sum(epoch["seconds"] for epoch in epochs) if epochs else None,
-        "train_cpu_seconds": sum(epoch["cpu_seconds"] for epoch in epochs) if epochs else None,
-        "validation_dice": state["best_metric"],
-        "best_epoch": state["best_metric_epoch"],
-    }
-
-
-def facts(folder: Path, network: str) -> dict[str, Any] | None:
-    """Return what is known of a trained network's training; None if there are no weights of it."""
-    if not (folder / network / "model.pt").is_file():
-        return None
-    place = folder / network
-    return finished(place) or (_result(place) if (place / "checkpoint.pt").is_file() else {})
-
-
-def network_settings(recipe: Recipe) -> str:
-    """Return what tells one network with the same weights from another: the values that it is made with."""
-    parser = recipe.parser()
-    made = {key: value for key, value in parser["network_def"].items() if isinstance(value, str) and value[0] == "@"}
-    return json.dumps({key: parser[value[1:]] for key, value in made.items()}, sort_keys=True)
-
-
-def load(recipe: Recipe, weights: Path | None, **knobs: Any) -> torch.nn.Module:
-    """Return the recipe's network with weights, or as it starts, for evaluation."""
-    with code_of(recipe):
-        network = recipe.parser(**knobs).get_parsed_content("network")
-        if weights is not None:
-            load_weights(network, weights)
-    return network.eval()

@@ -14,9 +14,10 @@ from shared_components.images.files import atomic_path
 
 from . import suits_paper as paper
 from .meta_affine_tables import rounded
+from .pair_statistics import signed_rank, worst
 from .runs import write_json
 from .suits_methods import METHODS, TIMED
-from .suits_relations import LEVEL, judge, signed_rank, worst
+from .suits_relations import LEVEL, judge
 from .suits_runs import SETS
 from .tables import number, p_value, table
 from .vtn_tables import environment
