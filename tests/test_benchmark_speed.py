@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarking import machine, memory, networks, speed, tables
+from benchmarking import blocks, machine, memory, networks, speed, tables
 from benchmarking.child import run_child
 from benchmarking.timing import Timing, interleave, ratio
 from script_tools import BUNDLE, TINY, blob, make_weights, save
@@ -172,14 +172,33 @@ def test_targets_are_judged(tmp_path: Path) -> None:
 
 
 def test_blocks_compute_what_monai_computes() -> None:
-    rows = speed.block_rows(CPU, 1, sizes=(12, 24), window=5)
+    rows = blocks.block_rows(CPU, 1, sizes=(12, 24), window=5)
+    mk = "mk-LNCC, 24³; MONAI's local correlation in windows of"
     assert [row["name"] for row in rows] == [
         f"{name}, {how}"
-        for name in ("warp, 12³", "warp, 24³", "local correlation, 24³, window 5³")
+        for name in ("warp, 12³", "warp, 24³", "local correlation, 24³, window 5³", f"{mk} 5³", f"{mk} 13³")
         for how in ("forward", "with gradient")
     ]
     assert all(row["speed_up"] > 0 and row["monai_seconds"] > 0 for row in rows)
-    assert [row["difference"] < limit for row, limit in zip(rows[::2], (1e-5, 1e-5, 1e-3), strict=True)] == [True] * 3
+    limits = (1e-5, 1e-5, 1e-3)
+    assert all(row["difference"] < limit for row, limit in zip(rows[:6:2], limits, strict=True))
+    assert not any("difference" in row for row in rows[6:])  # two different losses
+
+
+def test_between_the_stages_is_judged_as_a_share(tmp_path: Path) -> None:
+    judge, root = speed._judge_rest, tmp_path / "avsm_registration"
+    whole = {"seconds": 10.0}
+    assert judge(root, "paper", {"seconds": 1.9}, whole) == {"share": 0.19, "target": "20% of the whole", "met": True}
+    assert judge(root, "paper", {"seconds": 2.1}, whole)["met"] is False
+    assert judge(root, "shipped", {"seconds": 2.1}, whole) == {}
+
+
+def test_parts_of_memory_follow_the_network() -> None:
+    assert "recompute" in networks.knobs(BUNDLE.parent / "avsm_registration")
+    assert "recompute" not in networks.knobs(BUNDLE.parent / "suits_registration")
+    assert [spec["recompute"] for _, spec in memory._parts("training", (), ["recompute"])] == [True, False]
+    assert memory._parts("training", (), [])[0][1] == {"part": "training"}
+    assert [spec["window"] for _, spec in memory._parts("similarity", (), [])] == [0, 9, 63]
 
 
 def test_result_file_and_tables(

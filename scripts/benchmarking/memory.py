@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from shared_components.cli import quiet
 from shared_components.engines import resolve_device
+from shared_components.mk_lncc import MultiKernelLNCC
 
-from . import machine, networks, tables
+from . import blocks, machine, networks, tables
 from .child import run_child
 from .speed import (
     SCRIPTS,
@@ -31,9 +32,11 @@ GROUPS = {
     "command": "The whole command, from files to files",
     "network": "Network alone, one pair, no gradient",
     "training": "One training step: network, loss, gradient and optimiser of train.json",
+    "similarity": "Loss with gradient at 128³, one pair",
 }
 COLUMNS = {"name": ("", ""), "peak_gb": ("peak resident [GB]", ".2f"), "cuda_gb": ("peak CUDA [GB]", ".2f")}
 NOTES = "Each row is a process of its own; the peak includes Python, torch and MONAI (first row). GB are 2³⁰ bytes."
+LOSS_SIZE = 128
 SIZES = ((96, 112, 96), (128, 128, 128), (160, 192, 160))
 TRAIN = Path("configs") / "train.json"
 Row = dict[str, Any]
@@ -57,7 +60,7 @@ def memory(
         device: auto, cpu or cuda:0.
         threads: CPU threads; default: as many as torch takes.
         json: write the result here as well.
-        only: some of process, command, network, training; default: all.
+        only: some of process, command, network, training, similarity; default: all.
         sizes: grids of the network beside the shipped and the paper's.
         refine_steps: of the command's refined run; its peak does not depend on their number.
         fixed, moving: images for the command; default: the quickstart's pair.
@@ -86,24 +89,32 @@ def memory(
         "machine": machine.facts(place),
         "rows": [],
     }
+    knobs = networks.knobs(root)
     with TemporaryDirectory() as scratch:
         for group in groups:
             print(f"{GROUPS[group]} ...", file=sys.stderr, flush=True)
             if group == "command":
                 result["rows"] += _command_rows(root, place, images, refine_steps, Path(scratch))
             else:
-                result["rows"] += [_part_row(group, *part, root, place) for part in _parts(group, sizes)]
+                result["rows"] += [_part_row(group, *part, root, place) for part in _parts(group, sizes, knobs)]
     print(to_text(result))
     tables.write_json(json, result)
     return result
 
 
-def _parts(group: str, sizes: Sequence[Sequence[int]]) -> list[tuple[str, dict[str, Any]]]:
-    """Return name and specification of the parts of a group that ``run_part`` knows."""
+def _parts(group: str, sizes: Sequence[Sequence[int]], knobs: Collection[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Return name and specification of the parts of a group that ``run_part`` knows; ``knobs`` are the network's."""
     if group == "process":
         return [("Python with torch, MONAI and this library", {"part": "import"})]
     if group == "training":
-        return [("one pair (both orders if train.json says so)", {"part": "training"})]
+        name, again = "one pair (both orders if train.json says so)", ("with recomputation", "without recomputation")
+        if "recompute" not in knobs:
+            return [(name, {"part": "training"})]
+        return [(f"{name}, {how}", {"part": "training", "recompute": how == again[0]}) for how in again]
+    if group == "similarity":
+        large = blocks.large_window(LOSS_SIZE)
+        theirs = [(f"MONAI's local correlation, window {n}³", n) for n in (blocks.WINDOW, large)]
+        return [(name, {"part": "loss", "window": window}) for name, window in [("mk-LNCC", 0), *theirs]]
     grids = [
         ("shipped network, " + " x ".join(map(str, size)), {"part": "network", "size": list(size)}) for size in sizes
     ]
@@ -138,7 +149,9 @@ def run_part(spec: dict[str, Any]) -> Row:
     device = torch.device(spec["device"])
     torch.set_num_threads(spec["threads"])
     if spec["part"] == "training":
-        training_step(Path(spec["root"]), device)
+        training_step(Path(spec["root"]), device, spec.get("recompute"))
+    elif spec["part"] == "loss":
+        loss_step(spec["window"], device)
     elif spec["part"] != "import":
         build = networks.paper_network if spec["part"] == "paper" else networks.shipped_network
         size = {"size": spec["size"]} if "size" in spec else {}
@@ -150,15 +163,22 @@ def run_part(spec: dict[str, Any]) -> Row:
     return {"cuda_gb": round(torch.cuda.max_memory_allocated(device) / 2**30, 3)}
 
 
-def training_step(root: Path, device: torch.device) -> None:
-    """Take two optimiser steps as train.json sets them up: precision, both orders, loss, optimiser."""
+def training_step(root: Path, device: torch.device, recompute: bool | None = None) -> None:
+    """Take two optimiser steps as train.json sets them up: precision, both orders, loss, optimiser, last phase.
+
+    ``recompute``: the network's knob of that name, if it has one.
+    """
     parser = networks.configuration(root, TRAIN)
     parser["device#name"] = str(device)
+    if recompute is not None:
+        parser["network_def#recompute"] = recompute
     with bundle_code(root):
         network: nn.Module = parser.get_parsed_content("network")
         loss, optimizer = parser.get_parsed_content("loss"), parser.get_parsed_content("optimizer")
         inferer = parser.get_parsed_content("train#inferer")
         prepare = parser.get_parsed_content("train#trainer#prepare_batch")
+        if "phases" in parser:
+            prepare.phase = parser.get_parsed_content("phases")[-1]
     image = networks.smooth_pair(networks.grid_of(root, parser), device)
     image = image.repeat(int(parser.get("batch_size", 1)), *(1,) * (image.ndim - 1))
     for _ in range(2):
@@ -167,6 +187,13 @@ def training_step(root: Path, device: torch.device) -> None:
         value: Tensor = loss(inferer(inputs, network, *args, **kwargs), targets)
         value.backward()
         optimizer.step()
+
+
+def loss_step(window: int, device: torch.device) -> None:
+    """Calculate a loss and its gradient: MONAI's local correlation in that window, or mk-LNCC for 0."""
+    fixed, moved = blocks.loss_pair(LOSS_SIZE, device)
+    loss = blocks.monai_lncc(window) if window else MultiKernelLNCC()
+    loss(fixed, moved.requires_grad_()).backward()
 
 
 def to_text(result: dict[str, Any]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pydoc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from shared_components.errors import InputError
 
 from .timing import Timing, interleave, synchronise
 
+REST = "between the stages"
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -74,6 +76,13 @@ def paper_network(root: Path, device: torch.device) -> tuple[nn.Module, Tensor]:
                 weight.copy_(torch.randn(weight.shape, generator=generator) * 0.003)
     shape = getattr(network, "image_size", None) or grid_of(root, parser)
     return network.to(device).eval(), smooth_pair(shape, device)
+
+
+def knobs(root: Path) -> Collection[str]:
+    """Return the arguments that a bundle's network takes."""
+    with bundle_code(root):
+        made = pydoc.locate(configuration(root)["network_def"]["_target_"])
+    return inspect.signature(made).parameters if made is not None else ()
 
 
 def smooth_pair(shape: Sequence[int], device: torch.device) -> Tensor:
@@ -155,6 +164,6 @@ def time_stages(network: nn.Module, image: Tensor, repeats: int = 5, warm_up: in
             whole = interleave({"whole": lambda: network(image)}, 1, 0, image.device)["whole"].seconds
             if turn < 0:
                 continue
-            for name, seconds in (spent | {"between the stages": whole - sum(spent.values())}).items():
+            for name, seconds in (spent | {REST: whole - sum(spent.values())}).items():
                 rounds.setdefault(name, []).append(seconds)
     return {name: Timing(tuple(samples)) for name, samples in rounds.items()}

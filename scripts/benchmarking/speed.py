@@ -11,19 +11,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from monai.losses import LocalNormalizedCrossCorrelationLoss
-from monai.networks.blocks import Warp
 from register import find_bundle
-from torch import Tensor, nn
 
 from shared_components.cli import quiet
 from shared_components.engines import resolve_device
 from shared_components.errors import InputError
-from shared_components.similarity import LocalNCC
-from shared_components.warp import warp_image
 
 from . import machine, tables
-from .networks import flops, paper_network, shipped_network, smooth_pair, time_stages
+from .blocks import block_rows
+from .networks import REST, flops, paper_network, shipped_network, time_stages
 from .timing import Timing, interleave, ratio
 
 SCRIPTS = Path(__file__).resolve().parent.parent
@@ -36,6 +32,7 @@ GROUPS = {
 TARGETS: dict[str, dict[str, float]] = {
     "vtn_registration": {"paper": 2.5, "paper_cuda": 0.030, "shipped": 1.5, "command": 6.0},
     "suits_registration": {"paper": 2.5, "paper_cuda": 0.4},
+    "avsm_registration": {"paper": 2.5, "paper_cuda": 0.060, "paper_between": 0.2},
 }
 COLUMNS = {
     "name": ("", ""),
@@ -45,6 +42,7 @@ COLUMNS = {
     "inside": ("without start-up", ".2f"),
     "gflop": ("GFLOP", ".2f"),
     "times_limit": ("times the limit", ".2f"),
+    "share": ("share", ".2f"),
     "monai_seconds": ("MONAI", ".4f"),
     "speed_up": ("times as fast", ".2f"),
     "difference": ("difference", ".1e"),
@@ -155,7 +153,8 @@ def network_rows(group: str, root: Path, device: torch.device, repeats: int, mat
         own = sum(
             count for layer, count in layers.items() if layer.split(".")[: part.count(".") + 1] == part.split(".")
         )
-        rows.append({"group": group, "name": f"- {part}", **timing.facts(), "gflop": round(own / 1e9, 3) or None})
+        row = {"group": group, "name": f"- {part}", **timing.facts(), "gflop": round(own / 1e9, 3) or None}
+        rows.append(row | (_judge_rest(root, group, row, whole) if part == REST else {}))
     return rows
 
 
@@ -167,6 +166,17 @@ def _judge(root: Path, group: str, device: torch.device, row: Row) -> Row:
     else:
         limit, value, unit = known.get("paper_cuda" if group == "paper" else group), row["seconds"], "s"
     return {} if limit is None else {"target": f"{limit} {unit}", "met": value <= limit}
+
+
+def _judge_rest(root: Path, group: str, row: Row, whole: Row) -> Row:
+    """Return the target of what a network does between its stages, a share of the whole, and whether it is met."""
+    limit = TARGETS.get(root.name, {}).get(f"{group}_between")
+    share = row["seconds"] / whole["seconds"]
+    return (
+        {}
+        if limit is None
+        else {"share": round(share, 3), "target": f"{limit:.0%} of the whole", "met": share <= limit}
+    )
 
 
 def command_rows(
@@ -219,51 +229,6 @@ def register(*arguments: Any) -> dict[str, Any]:
     if done.returncode:
         raise InputError(f"the registration to be timed failed: {done.stderr.strip().splitlines()[-1]}")
     return json_format.loads((arguments[2] / "run.json").read_text())
-
-
-def block_rows(device: torch.device, repeats: int, sizes: Sequence[int] = (96, 128), window: int = 9) -> list[Row]:
-    """Return rows for the warp at each size and the local correlation at the last, forward and with the gradient."""
-    rows = []
-    for size in sizes:
-        pair = smooth_pair((size,) * 3, device)
-        ddf = 4 * (nn.functional.interpolate(pair[:, :1], size=(size,) * 3).repeat(1, 3, 1, 1, 1) - 0.5).contiguous()
-        theirs = Warp(mode="bilinear", padding_mode="border")
-        rows += _block(f"warp, {size}³", warp_image, theirs, (pair[:, 1:].contiguous(), ddf), repeats)
-    inside = nn.functional.pad(torch.ones(1, 1, *(size - 4 * (window // 2),) * 3), [2 * (window // 2)] * 6).to(device)
-    texture = torch.rand(pair[:, :1].shape, generator=torch.Generator().manual_seed(1)).to(device)
-    inputs = tuple(inside * (image + texture) / 2 for image in (pair[:, :1], pair[:, 1:]))
-    ours, monai_loss = LocalNCC(window // 2), LocalNormalizedCrossCorrelationLoss(kernel_size=window)
-    rows += _block(
-        f"local correlation, {size}³, window {window}³", ours, lambda f, m: 1 + monai_loss(m, f), inputs, repeats
-    )
-    return rows
-
-
-def _block(
-    name: str, ours: Callable[..., Tensor], theirs: Callable[..., Tensor], inputs: tuple[Tensor, Tensor], repeats: int
-) -> list[Row]:
-    """Return two rows; gradients go to the second input (the field, the moved image), as in training and refinement."""
-    rows = []
-    for gradient in (False, True):
-        second = inputs[1].clone().requires_grad_(gradient)
-
-        def run(block: Callable[..., Tensor], second: Tensor = second) -> Tensor:
-            value = block(inputs[0], second)
-            return torch.autograd.grad(value.sum(), second)[0] if second.requires_grad else value
-
-        found = interleave({"ours": lambda: run(ours), "monai": lambda: run(theirs)}, repeats, 1, second.device)
-        gain = ratio(found["monai"], found["ours"])
-        row = {
-            "group": "blocks",
-            "name": f"{name}, {'with gradient' if gradient else 'forward'}",
-            **found["ours"].facts(),
-        }
-        row |= {"monai_seconds": round(found["monai"].seconds, 5), "speed_up": gain["ratio"]}
-        row |= {"speed_up_low": gain["low"], "speed_up_high": gain["high"]}
-        if not gradient:
-            row["difference"] = float((run(ours) - run(theirs)).abs().max())
-        rows.append(row)
-    return rows
 
 
 def to_text(result: dict[str, Any]) -> str:
