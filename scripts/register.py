@@ -41,7 +41,7 @@ PAIR = {
     "fixed_mask": "where the fixed image counts in the refinement",
     "moving_mask": "where the moving image counts in the refinement",
 }
-REFINE, REFINE_STEPS = ("field", "vsvf"), 90
+REFINE, REFINE_STEPS = ("field", "vsvf", "bspline"), 90
 _WORDS = ("centre_of_mass", "header", "meta_affine")
 
 
@@ -71,8 +71,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     how.add_argument(
         "--refine",
         choices=REFINE,
-        help="how it is improved: the field itself (default), or by a stationary velocity in front of it, which keeps "
-        f"a field without folds invertible; alone it stands for --refine_steps {REFINE_STEPS}",
+        help="how it is improved: the field itself (default), by a stationary velocity in front of it (vsvf), which "
+        "keeps a field without folds invertible, or by a cubic B-spline added to it (bspline); alone the option stands "
+        f"for --refine_steps {REFINE_STEPS}",
     )
     how.add_argument("--starts", type=int, metavar="N", help="rotations to search from; for bundles that search")
     how.add_argument("--config", metavar="NAME", help="a configuration of the bundle on top, such as inference_3d")

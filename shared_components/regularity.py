@@ -20,6 +20,22 @@ def total_variation(ddf: Tensor) -> Tensor:
     return total / (ndim * voxels * ddf.shape[0])
 
 
+def isotropic_variation(field: Tensor) -> Tensor:
+    """Return the mean length of each component's forward differences: isotropic total variation, (B, D, *spatial).
+
+    Only voxels that have a next one along every axis count. Steps are not divided by the voxel size, so the value
+    doubles where the same field is sampled half as finely. The gradient where nothing changes is 0.
+    """
+    ndim = field.ndim - 2
+    first = field[(..., *(slice(None, -1),) * ndim)]
+    square = torch.zeros_like(first)
+    for axis in range(ndim):
+        ahead = (slice(1, None) if k == axis else slice(None, -1) for k in range(ndim))
+        square = square + (field[(..., *ahead)] - first).square()
+    rough = square > 0
+    return torch.where(rough, torch.where(rough, square, 1.0).sqrt(), 0.0).mean()
+
+
 def diffusion(ddf: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return the mean over voxels and axes of squared forward differences, summed over components.
 

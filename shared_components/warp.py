@@ -155,6 +155,13 @@ def coords_of(ddf: Tensor) -> Tensor:
     return ddf.to(dtype) + coords_grid(ddf.shape[2:], ddf.device, dtype)
 
 
+def inside(ddf: Tensor) -> Tensor:
+    """Return 1 where x + ddf(x) lies within the grid, else 0, (B, 1, *spatial); no gradient passes."""
+    columns = coords_of(ddf.detach()).unbind(1)
+    within = [(x >= 0) & (x <= n - 1) for x, n in zip(columns, ddf.shape[2:], strict=True)]
+    return torch.stack(within, 1).all(1, keepdim=True).to(ddf.dtype)
+
+
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
     """Return the ddf of x -> phi_outer(phi_inner(x)), i.e. inner(x) + outer(x + inner(x)); border values outside.
 

@@ -244,3 +244,17 @@ def test_two_processes_agree_on_the_result_of_one(tmp_path):
         torch.testing.assert_close(details, one.state.metric_details)
     assert found[0][2] == found[1][2] == {"b": pytest.approx((1 + 1 + 2) / 3), "a": 3.0}
     assert len(list((tmp_path / "log").iterdir())) == 1, "only one rank writes"
+
+
+def test_mean_squares_leave_out_what_comes_from_outside():
+    """The moving image is the fixed one shifted by two rows; the field brings it back but for two rows."""
+    fixed = torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(0))
+    moving = torch.cat([torch.zeros(1, 2, SHAPE[1]), fixed[:, :-2]], 1)
+    ddf = torch.zeros(2, *SHAPE)
+    ddf[0] = 2.0
+    handler = handlers.MeanSquaresHandler()
+    after, before = handler.measure(torch.cat([fixed, moving]), ddf)
+    assert after == pytest.approx(0, abs=1e-10)
+    assert before == pytest.approx(float((fixed - moving).square().mean()), rel=1e-5) and before > 0.1
+    assert handler.measure(torch.cat([fixed, moving]), ddf + 100)[0] == 0, "nothing is left to compare"
+    assert handler.columns == ("mse", "mse_before")

@@ -173,7 +173,7 @@ def test_as_post_transform(batched):
     assert out["refine"]["loss_after"] < 0.9 * out["refine"]["loss_before"] and out["refine"]["seconds"] > 0
     assert out["refine"]["folds_after"] == out["refine"]["strict_folds_after"] == 0
     assert RefineField(steps=0, method="vsvf")(data)["pred"] is data["pred"]
-    with pytest.raises(InputError, match="refine must be one of field, vsvf, not 'demons'"):
+    with pytest.raises(InputError, match="refine must be one of field, vsvf, bspline, not 'demons'"):
         RefineField(method="demons")
 
 

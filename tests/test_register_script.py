@@ -170,12 +170,17 @@ def test_refinement_is_switched_on(script, place):
     assert "refine" not in json.loads((place / "plain" / "metrics.json").read_text())
 
 
-def test_refinement_by_a_velocity(script, place):
-    """The same words as the library's; alone the option brings its own number of steps."""
+@pytest.mark.parametrize("method", ["vsvf", "bspline"])
+def test_refinement_by_other_means(script, place, method):
+    """The same words as the library's."""
     assert script.REFINE == METHODS
-    assert script.main(command(place, "velocity", "--refine=vsvf", "--refine_steps=3")) == 0
-    numbers = json.loads((place / "velocity" / "metrics.json").read_text())["refine"]
-    assert numbers["loss_after"] <= numbers["loss_before"] and numbers["strict_folds_after"] == 0
+    assert script.main(command(place, method, f"--refine={method}", "--refine_steps=3")) == 0
+    numbers = json.loads((place / method / "metrics.json").read_text())["refine"]
+    assert numbers["loss_after"] <= numbers["loss_before"]
+    assert numbers["strict_folds_after"] <= (0 if method == "vsvf" else numbers["strict_folds_before"])
+
+
+def test_a_method_of_refinement_alone_brings_its_own_number_of_steps(script, place):
     options = script.arguments(command(place, "velocity", "--refine=vsvf"))
     config = json.loads((script.find_bundle(options.bundle) / script.CONFIG).read_text())
     chosen = script.overrides(options, config)

@@ -14,6 +14,7 @@ from shared_components.regularity import (
     diffusion,
     fold_penalty,
     inverse_consistency,
+    isotropic_variation,
     orthogonality,
     total_variation,
 )
@@ -196,3 +197,18 @@ def test_gradients_of_matrix_losses(loss: Callable[..., torch.Tensor], ndim: int
 def test_gradients_of_inverse_consistency() -> None:
     fields = [(0.3 + 0.4 * normal(1, 2, 6, 6, seed=s).sigmoid()).requires_grad_() for s in range(2)]
     assert torch.autograd.gradcheck(inverse_consistency, fields)
+
+
+@pytest.mark.parametrize("shape", [(9, 6), (7, 5, 6)], ids=str)
+def test_isotropic_variation_of_ramps_and_constants(shape: tuple[int, ...]) -> None:
+    """Components a x_0 and b x_1: the lengths of their differences are |a| and |b|, also with both in one component."""
+    grid = coords_grid(shape, dtype=F64)
+    ramps = torch.cat([3 * grid[:, :1], 4 * grid[:, 1:2]], 1)
+    assert float(isotropic_variation(ramps)) == pytest.approx(3.5)
+    assert float(isotropic_variation(ramps.sum(1, keepdim=True))) == pytest.approx(5.0)
+    flat = torch.full((2, 2, *shape), 0.7, dtype=F64, requires_grad=True)
+    value = isotropic_variation(flat)
+    (slope,) = torch.autograd.grad(value, flat)
+    assert value.item() == 0 and torch.equal(slope, torch.zeros_like(slope))
+    field = normal(1, 2, *shape).requires_grad_()
+    assert torch.autograd.gradcheck(isotropic_variation, field)

@@ -151,3 +151,13 @@ def test_the_table_names_units_and_leaves_gaps():
         {"TRE": {"before": 2.0, "after": 1.0, "unit": "mm"}, "folds": {"before": None, "after": 0.0, "unit": "%"}}
     )
     assert "TRE [mm]" in text and text.splitlines()[2].split() == ["folds", "[%]", "0.0000"]
+
+
+def test_a_record_of_the_method_goes_into_the_transform(pair_files, tmp_path):
+    data = prepared(pair_files)
+    data["pred"] = torch.zeros(1, 3, *data["image"].shape[1:])
+    save = SaveRegistration(str(tmp_path / "out"), report=True)
+    save({**data, "record": {"bumps": {"parameters": [[0.1, 0.2]]}}})
+    written = json.loads((tmp_path / "out" / "transform.json").read_text())
+    assert written["bumps"] == {"parameters": [[0.1, 0.2]]} and "network_frame" in written
+    assert "bumps" not in (tmp_path / "out" / "report.html").read_text(), "numbers for programs, not for readers"

@@ -53,18 +53,18 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("refine_steps", [0, 3])
-def test_register_with_a_bundle_for_2d(bundle, refine_steps, tmp_path, capsys):
+@pytest.mark.parametrize(("refine", "steps"), [("field", 0), ("field", 3), ("vsvf", 3), ("bspline", 3)])
+def test_register_with_a_bundle_for_2d(bundle, refine, steps, tmp_path, capsys):
     files, out = write_pair(tmp_path, CASES["turned"]), tmp_path / "out"
     # the network's axes are those of the fixed image, turned by 25 degrees: its shift is not the true one there
     step = np.linalg.inv(make_grid((2, 2), (1, 1), 25).matrix) @ TRUE_SHIFT_MM
     torch.save({"step": torch.from_numpy(step).float()}, tmp_path / "model.pt")
     command = [str(bundle), f"--output_dir={out}", f"--weights={tmp_path / 'model.pt'}", "--device=cpu"]
-    command += [f"--refine_steps={refine_steps}", "--initial_transform=header"]
+    command += [f"--refine={refine}", f"--refine_steps={steps}", "--initial_transform=header"]
     assert load_script("register").main([*command, *(f"--{key}={path}" for key, path in files.items())]) == 0
     assert "landmark error" in capsys.readouterr().out
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["points"]["after"]["mean"] < (0.05 if refine_steps == 0 else 1.5)
+    assert metrics["points"]["after"]["mean"] < (0.05 if steps == 0 else 1.5)
     assert {"affine.tfm", "report.html", "moved_label.nii.gz"} <= {path.name for path in out.iterdir()}
     points = read_field(out / "inverse_ddf.nii.gz").map_points(LANDMARKS + CENTER + TRUE_SHIFT_MM)
     assert np.abs(points - LANDMARKS - CENTER).max() < 1

@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 import torch
 
+from shared_components import warp
 from shared_components.affine import affine_ddf
 from shared_components.warp import (
     compose,
@@ -161,3 +162,14 @@ def test_a_reflection_folds_everywhere(difference: str) -> None:
     ddf = coords_grid((5, 5, 5), dtype=F64) * torch.tensor([-2.0, 0, 0], dtype=F64).view(1, 3, 1, 1, 1)
     det = jacobian_determinant(ddf, difference)
     torch.testing.assert_close(det, -torch.ones_like(det))
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (6, 5, 7)], ids=str)
+def test_inside_tells_what_comes_from_within_the_grid(shape: tuple[int, ...]) -> None:
+    ddf = torch.zeros(2, len(shape), *shape)
+    assert warp.inside(ddf).all()
+    ddf[0, 0] = -2.0
+    ddf[1, 1] = 100.0
+    mask = warp.inside(ddf.requires_grad_())
+    assert mask.shape == (2, 1, *shape) and not mask.requires_grad
+    assert not mask[0, :, :2].any() and mask[0, :, 2:].all() and not mask[1].any()

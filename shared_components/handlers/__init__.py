@@ -7,6 +7,7 @@ from .pair_metrics import (
     IoUHandler,
     JacobianHandler,
     LabelMetricHandler,
+    MeanSquaresHandler,
     TREHandler,
 )
 from .progress import EpochProgress, StageLossLogger
@@ -22,6 +23,7 @@ __all__ = [
     "IoUHandler",
     "JacobianHandler",
     "LabelMetricHandler",
+    "MeanSquaresHandler",
     "PairMetricHandler",
     "StageLossLogger",
     "StopOnNaN",

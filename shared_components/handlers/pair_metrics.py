@@ -25,7 +25,8 @@ from ..metrics import (
     tre_mm,
 )
 from ..metrics.overlap import Absent
-from ..warp import fixed_points_to_moving
+from ..similarity import mse_loss
+from ..warp import fixed_points_to_moving, inside, warp_image
 from .rows import NAN, OutputTransform, PairMetricHandler, mean_or_nan
 
 _JACOBIAN = ("folds_percent", "ndv_percent", "sdlogj")
@@ -176,6 +177,32 @@ class TREHandler(PairMetricHandler):
         """Return means over pairs, and the largest error of all."""
         worst = rows[:, 2][~np.isnan(rows[:, 2])].max(initial=-math.inf)
         return {**super().summarise(rows), "tre_mm_max": float(worst) if worst >= 0 else NAN}
+
+
+class MeanSquaresHandler(PairMetricHandler):
+    """Mean squared difference of the images, "mse" after and "mse_before" registration, means over pairs.
+
+    Pixels that come from outside the moving image do not count.
+
+    Args:
+        keys: fixed and moving image on one grid (2, *spatial), and the field, ddf (D, *spatial) in voxels.
+        output_transform, save_details: see ``PairMetricHandler``.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str] = ("image", "pred"),
+        output_transform: OutputTransform | None = None,
+        save_details: bool = True,
+    ) -> None:
+        super().__init__(("mse", "mse_before"), keys, output_transform, save_details)
+
+    def measure(self, *values: Any) -> Sequence[float]:
+        """Return the row of one pair."""
+        image, ddf = (torch.as_tensor(value)[None] for value in values)
+        fixed, moving = image[:, :1], image[:, 1:2]
+        after = mse_loss(fixed, warp_image(moving, ddf), inside(ddf))
+        return [float(after), float(mse_loss(fixed, moving))]
 
 
 class JacobianHandler(PairMetricHandler):

@@ -11,6 +11,7 @@ from .datasets import (
     single_collate,
 )
 from .load import FramePair, LoadPair, Pair, make_preprocessing
+from .series import SeriesPairs, find_series, mean_frame, read_series
 
 __all__ = [
     "AugmentPair",
@@ -19,10 +20,14 @@ __all__ = [
     "Pair",
     "PairDataset",
     "PairSampler",
+    "SeriesPairs",
+    "find_series",
     "find_subjects",
     "make_preprocessing",
+    "mean_frame",
     "pair_collate",
     "read_datalist",
+    "read_series",
     "requested_pairs",
     "single_collate",
 ]

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, DistributedSampler
 from ..errors import InputError
 
 Item = dict[str, Any]
-_PATH_KEYS = {"image", "label", "fixed", "moving", "ddf"} | {
+_PATH_KEYS = {"image", "label", "fixed", "moving", "ddf", "series"} | {
     f"{side}_{kind}" for side in ("fixed", "moving") for kind in ("image", "label", "mask", "points", "keypoints")
 }
 _RENAMED = {
@@ -27,10 +27,11 @@ _RENAMED = {
 def read_datalist(path: str | Path, section: str = "validation") -> list[Item]:
     """Read one section of a datalist: {"training": [...], "validation": [...], "test": [...]}.
 
-    Items are pairs {"fixed", "moving", "fixed_label", ...} or single subjects {"image", "label"}. Learn2Reg files work
-    as they are: ``numTraining``-style headers are ignored, ``registration_val`` / ``registration_test`` are read for
-    validation and test, and ``fixed_image`` / ``fixed_keypoints`` are other names for ``fixed`` / ``fixed_points``.
-    Relative paths are taken from the datalist's folder.
+    Items are pairs {"fixed", "moving", "fixed_label", ...}, single subjects {"image", "label"} or {"series"} over time
+    (see ``SeriesPairs``). Learn2Reg files work as they are: ``numTraining``-style headers are ignored,
+    ``registration_val`` / ``registration_test`` are read for validation and test, and ``fixed_image`` /
+    ``fixed_keypoints`` are other names for ``fixed`` / ``fixed_points``. Relative paths are taken from the datalist's
+    folder.
 
     Raises:
         InputError: missing, unreadable or empty file or section.

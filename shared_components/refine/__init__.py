@@ -8,11 +8,15 @@ descent begins. Over the levels (a quarter, a half, all of the resolution) Adam 
 diffeomorphism, and has an inverse. L-BFGS over its momentum. With the paper's settings it is vSVF-opt of AVSM;
 ``affine_opt`` is the affine one.
 
-In both, loss at full resolution and folds are compared with those of u0 in the end, and what is not better is not
+``bspline_opt`` (method "bspline"): a cubic B-spline is added to the given map. Adam with AMSGrad over the control
+points. With the paper's settings it is the baseline of R2N2.
+
+In all, loss at full resolution and folds are compared with those of u0 in the end, and what is not better is not
 returned. ``RefineField`` is the step of a pipeline.
 """
 
 from .affine import AffineOptResult, AffineOptSettings, affine_opt
+from .bspline import BsplineResult, BsplineSettings, bspline_opt
 from .core import default_mask, refine
 from .level import RefineSettings
 from .post import METHODS, RefineField
@@ -22,11 +26,14 @@ __all__ = [
     "METHODS",
     "AffineOptResult",
     "AffineOptSettings",
+    "BsplineResult",
+    "BsplineSettings",
     "RefineField",
     "RefineSettings",
     "VsvfResult",
     "VsvfSettings",
     "affine_opt",
+    "bspline_opt",
     "default_mask",
     "refine",
     "vsvf_opt",

@@ -1,4 +1,4 @@
-"""Smooth fields from the values at the nodes of a coarser grid, and the pull of the diffusion on them."""
+"""Smooth fields from the values at the nodes of a coarser grid, and the pull of regularisers on them."""
 
 from __future__ import annotations
 
@@ -73,3 +73,29 @@ def diffusion_gradient(ddf: Tensor) -> Tensor:
             gradient.narrow(axis, 0, n - 1).sub_(step, alpha=scale)
             gradient.narrow(axis, 1, n - 1).add_(step, alpha=scale)
     return gradient
+
+
+def variation_gradient(ddf: Tensor, least: float = 1e-4) -> Tensor:
+    """Return the gradient of ``regularity.isotropic_variation``, same shape.
+
+    Below a length of ``least`` it falls to zero, where the length has a kink.
+    """
+    steps = [_ahead(ddf, axis) - _ahead(ddf) for axis in range(2, ddf.ndim)]
+    square = steps[0] * steps[0]
+    for step in steps[1:]:
+        square.addcmul_(step, step)
+    weight = square.clamp_min_(least**2).rsqrt_().div_(square.numel())
+    gradient = torch.zeros_like(ddf)
+    for axis, step in enumerate(steps, 2):
+        step.mul_(weight)
+        _ahead(gradient, axis).add_(step)
+        _ahead(gradient).sub_(step)
+    return gradient
+
+
+def _ahead(x: Tensor, axis: int | None = None) -> Tensor:
+    """Return a view of the voxels that have a next one along every axis, or of their next ones along ``axis``."""
+    for k in range(2, x.ndim):
+        if x.shape[k] > 1:
+            x = x.narrow(k, int(k == axis), x.shape[k] - 1)
+    return x

@@ -78,6 +78,16 @@ def shrink(x: Tensor, factor: int) -> Tensor:
     return F.interpolate(smooth(x), size=shape, mode=mode, align_corners=True)
 
 
+def folds_in_turn(ddf: Tensor, turn: int = 0) -> Tensor:
+    """Return the penalty on folds; one-sided differences look at two corners of a voxel, ``turn`` says at which two."""
+    axis = turn % (ddf.shape[1] + 1)
+    if axis:  # the field as seen in a mirror
+        sign = torch.ones(ddf.shape[1], device=ddf.device)
+        sign[axis - 1] = -1
+        ddf = ddf.flip(axis + 1) * sign.view(1, -1, *(1,) * (ddf.ndim - 2))
+    return fold_penalty(ddf, margin=0.1)
+
+
 class Level:
     """One resolution: its images, the field so far, and what an update of it costs.
 
@@ -102,15 +112,7 @@ class Level:
         return total + self.how.diffusion_weight * diffusion(ddf) + self._folds(ddf)
 
     def _folds(self, ddf: Tensor, turn: int = 0) -> Tensor | float:
-        """Weighted penalty; one-sided differences look at two corners of a voxel, and ``turn`` says at which two."""
-        axis = turn % (ddf.shape[1] + 1)
-        if not self.fold_weight:
-            return 0.0
-        if axis:  # the field as seen in a mirror
-            sign = torch.ones(ddf.shape[1], device=ddf.device)
-            sign[axis - 1] = -1
-            ddf = ddf.flip(axis + 1) * sign.view(1, -1, *(1,) * (ddf.ndim - 2))
-        return self.fold_weight * fold_penalty(ddf, margin=0.1)
+        return self.fold_weight * folds_in_turn(ddf, turn) if self.fold_weight else 0.0
 
     def run(self, steps: int) -> Tensor:
         """Return the update after ``steps`` of Adam, in voxels of this level."""
@@ -133,13 +135,13 @@ class Level:
 
     def dissimilarity(self) -> Callable[[Tensor], Tensor]:
         """Return the similarity loss as a function of the field; only the box around the mask is looked at."""
-        part = (slice(None), slice(None), *self._window())
+        part = (slice(None), slice(None), *self.window())
         fixed, mask = (x[part].contiguous() for x in (self.fixed, self.mask))
         grid = coords_grid(self.ddf.shape[2:], self.ddf.device)[part]
         dissimilarity = against(self.similarity, fixed, mask)
         return lambda ddf: dissimilarity(sample(self.moving, grid + ddf[part]))
 
-    def _window(self) -> list[slice]:
+    def window(self) -> list[slice]:
         """Return the box outside which the mask is 0, wide enough for the windows of the similarity."""
         window = []
         for axis in range(2, self.mask.ndim):

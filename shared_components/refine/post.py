@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..warp import warp_image
+from .bspline import BsplineSettings, bspline_opt
 from .core import default_mask, refine
 from .level import RefineSettings
 from .vsvf import VsvfSettings, vsvf_opt
 
-METHODS = ("field", "vsvf")
+METHODS = ("field", "vsvf", "bspline")
 
 
 class RefineField:
@@ -22,8 +23,9 @@ class RefineField:
 
     Args:
         steps: 0 leaves the data alone.
-        method: "field" (``refine``) or "vsvf" (a stationary velocity in front of the field, see ``vsvf_opt``).
-        settings: the other numbers of ``RefineSettings``, for both methods; see ``VsvfSettings.polishing``.
+        method: "field" (``refine``), "vsvf" (a stationary velocity in front of the field, see ``vsvf_opt``), or
+            "bspline" (a cubic B-spline added to the field, see ``bspline_opt``).
+        settings: the other numbers of ``RefineSettings``, for all methods; see their ``polishing``.
 
     Raises:
         InputError: for another method.
@@ -53,7 +55,8 @@ class RefineField:
     def _refined(self, fixed: Tensor, moving: Tensor, ddf: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, float]]:
         if self.method == "field":
             return refine(fixed, moving, ddf, self.settings, mask)
-        found = vsvf_opt(fixed, moving, ddf, VsvfSettings.polishing(self.settings, ddf.shape[2:]), mask)
+        optimise, how = {"vsvf": (vsvf_opt, VsvfSettings), "bspline": (bspline_opt, BsplineSettings)}[self.method]
+        found = optimise(fixed, moving, ddf, how.polishing(self.settings, ddf.shape[2:]), mask)
         return found.ddf, {key: sum(one[key] for one in found.numbers) / len(ddf) for key in found.numbers[0]}
 
     def _mask(self, data: Mapping[str, Any], fixed: Tensor, ddf: Tensor) -> Tensor:

@@ -73,6 +73,9 @@ def all_or_nothing(folder: Path) -> Iterator[Path]:
 class SaveRegistration:
     """Post transform that finishes a pair and writes its files.
 
+    Where the data have a "record", a dictionary, its entries go into transform.json as well: what else is worth keeping
+    of a method's result, such as the few numbers that its field is made of.
+
     Args:
         output_dir: folder for the results of one pair, or of folders named after the pairs if ``subfolders``.
         bundle: folder of the bundle, whose name and version (configs/metadata.json) go into the records.
@@ -108,7 +111,8 @@ class SaveRegistration:
         records = self.records(result, data)
         with all_or_nothing(folder) as place:
             self._write_volumes(result, place)
-            (place / "transform.json").write_text(json.dumps(records, indent=2) + "\n")
+            kept = json.dumps({**records, **data.get("record", {})}, indent=2)
+            (place / "transform.json").write_text(kept + "\n")
             (place / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
             run = self._run_facts(pair.started)
             (place / "run.json").write_text(json.dumps(run, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Deformations, intensities, a demo pair and whole patients made to order, with exact truth."""
+"""Deformations, intensities, a demo pair, whole patients and breathing chests made to order, with exact truth."""
 
 from .abdomen import Patient, abdomen_patient, write_abdomen
 from .deformations import bspline_field, diffeomorphism, evaluate_spline, random_affine, refine_inverse, spline_weights
@@ -11,24 +11,31 @@ from .intensities import (
     change_gamma,
     redraw_contrast,
 )
+from .thorax import BreathingSeries, Thorax, breathing_series, make_breathing_set, procedural_thorax, thorax_from_slice
 
 __all__ = [
+    "BreathingSeries",
     "DemoPair",
     "Patient",
+    "Thorax",
     "abdomen_patient",
     "add_gaussian_noise",
     "add_rician_noise",
     "bias_field",
+    "breathing_series",
     "bspline_field",
     "build_demo_pair",
     "change_contrast",
     "change_gamma",
     "diffeomorphism",
     "evaluate_spline",
+    "make_breathing_set",
     "make_demo_pair",
+    "procedural_thorax",
     "random_affine",
     "redraw_contrast",
     "refine_inverse",
     "spline_weights",
+    "thorax_from_slice",
     "write_abdomen",
 ]

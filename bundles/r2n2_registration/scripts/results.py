@@ -1,0 +1,68 @@
+"""A registration kept as its numbers: the bumps go into transform.json, and the field is made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shared_components.engines import StageInferer
+
+from .deformation import field_of, parameter_names
+
+UNITS = (
+    "centre, width and weight: half the network frame, (n - 1) / 2 voxels a unit along each array axis; turns: radians"
+)
+
+
+class BumpInferer(StageInferer):
+    """Predict bumps instead of a field: {"parameters": (B, T, P), "certainty": (B, T, levels)}.
+
+    Args:
+        stage: "final", "identity" (no bump at all), or the number of the last step, 0 for the first.
+    """
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Return what the network puts where."""
+        steps = {"final": None, "identity": 0}[self.stage] if isinstance(self.stage, str) else self.stage + 1
+        stages = network(inputs, *args, return_stages=True, steps=steps, **kwargs)
+        return {name: stages[name] for name in ("parameters", "certainty")}
+
+
+class FieldOfBumps:
+    """Post transform: the field of the predicted bumps as "pred", and what transform.json shall keep as "record".
+
+    The field is made on the CPU, whatever the network ran on, so that the kept numbers give the same bits again.
+
+    Args:
+        network: whose bumps they are.
+    """
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.variance, self.composition = network.variance, network.composition
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Return the data with field and record, of a batch of one or of a pair without batch axis."""
+        found = {key: value.detach().to("cpu", torch.float32) for key, value in data["pred"].items()}
+        parameters = found["parameters"].flatten(0, -2)
+        shape = data["image"].shape[-(3 if parameters.shape[-1] == 12 else 2) :]
+        record = {
+            "composition": self.composition,
+            "width_is_variance": self.variance,
+            "units": UNITS,
+            "names": parameter_names(len(shape)),
+            "shape": list(shape),
+            "parameters": parameters.tolist(),
+            "certainty": found["certainty"].flatten(0, -2).tolist(),
+        }
+        ddf = rebuild(record)
+        batched = found["parameters"].ndim == 3
+        return {**data, "pred": ddf if batched else ddf[0], "record": {"bumps": record}}
+
+
+def rebuild(record: dict[str, Any]) -> Tensor:
+    """Return the field (1, D, *shape), voxels of the network frame, of the entry "bumps" of a transform.json."""
+    numbers = torch.tensor(record["parameters"], dtype=torch.float32).reshape(1, -1, len(record["names"]))
+    return field_of(numbers, record["shape"], record["width_is_variance"], record["composition"])

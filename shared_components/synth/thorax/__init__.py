@@ -1,0 +1,29 @@
+"""A breathing thorax in MR, made to order: 2-D series with the exact truth of every frame."""
+
+from .breath import Breath, draw_breath
+from .motion import Motion
+from .procedural import procedural_thorax
+from .real import thorax_from_slice
+from .series import PLAIN, BreathingSeries, Look, breathing_series, nearest_mean_frame
+from .slices import Thorax
+from .tissues import LABELS
+from .write import RecordedSeries, make_breathing_set, read_breathing, write_series
+
+__all__ = [
+    "LABELS",
+    "PLAIN",
+    "Breath",
+    "BreathingSeries",
+    "Look",
+    "Motion",
+    "RecordedSeries",
+    "Thorax",
+    "breathing_series",
+    "draw_breath",
+    "make_breathing_set",
+    "nearest_mean_frame",
+    "procedural_thorax",
+    "read_breathing",
+    "thorax_from_slice",
+    "write_series",
+]

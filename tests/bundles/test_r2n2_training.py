@@ -1,0 +1,257 @@
+"""Training of R2N2: the loss, what it learns on moving blobs, resuming and several processes, the paper's setting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from bundle_tools import ROOT, config_of, read_json, run_bundle, run_python, tiny
+from torch import Tensor
+
+from shared_components.regularity import isotropic_variation
+from shared_components.warp import warp_image
+
+BUNDLE = ROOT / "bundles" / "r2n2_registration"
+HERE = Path(__file__).parent
+PAIRS, EPOCHS = 3, 4
+# Adam blows up what rounding does to very small gradients; where two ways to the same sum are compared it is this:
+DESCENT = {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "lr": 0.5}
+SUM = {"noise": 0.0, "pairs_per_epoch": 6, "max_epochs": 2, "optimizer": DESCENT}
+
+
+@pytest.fixture(scope="module")
+def load(bundle_module: Callable[[str, str], ModuleType]) -> Callable[[str], ModuleType]:
+    return lambda name: bundle_module("r2n2_registration", name)
+
+
+def stages_of(fixed: Tensor, moving: Tensor, fields: list[Tensor]) -> dict[str, Any]:
+    return {"fixed": fixed, "ddf": fields, "moved": [warp_image(moving, ddf, padding="zeros") for ddf in fields]}
+
+
+def shifted(fixed: Tensor, rows: float) -> Tensor:
+    ddf = torch.zeros(len(fixed), 2, *fixed.shape[2:], dtype=fixed.dtype)
+    ddf[:, 0] = rows
+    return ddf
+
+
+# ---- the loss --------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_the_mean_over_all_steps_and_leaves_out_what_is_unknown(load: Callable[[str], ModuleType]) -> None:
+    fixed = torch.rand(1, 1, 12, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    moving = fixed.roll(3, 2)
+    fields = [shifted(fixed, rows) for rows in (0.0, 1.0, 3.0)]
+    loss = load("losses").R2N2Loss(tv_weight=0.1)
+    value = loss(stages_of(fixed, moving, fields), {})
+    # with a shift of k rows, rows 0 ... 11 - k of the fixed image meet rows k ... 11 of the moving one
+    errors = [float((fixed[:, :, : 12 - k] - moving[:, :, k:]).square().mean()) for k in (0, 1, 3)]
+    assert errors[2] == 0 and errors[0] > 0.1
+    assert float(value) == pytest.approx(sum(errors) / 3) and float(loss.terms["tv"]) == 0
+    assert float(loss.terms["mse_last"]) == pytest.approx(0, abs=1e-12)
+
+
+def test_variation_is_that_of_the_last_field_in_units_of_half_the_image(load: Callable[[str], ModuleType]) -> None:
+    fixed = torch.zeros(1, 1, 11, 21, dtype=torch.float64)
+    ramp, rough = shifted(fixed, 0.0), torch.randn(1, 2, 11, 21, dtype=torch.float64)
+    ramp[:, 0] += 0.5 * torch.arange(11.0).view(-1, 1)  # half a voxel a voxel, 0.1 units; of two components
+    loss = load("losses").R2N2Loss(tv_weight=0.2)
+    assert float(loss(stages_of(fixed, fixed, [rough, ramp]))) == pytest.approx(0.2 * 0.1 / 2)
+    assert float(loss.terms["tv"]) == pytest.approx(0.05)
+    units = rough / torch.tensor([5.0, 10.0]).view(1, 2, 1, 1)
+    loss(stages_of(fixed, fixed, [ramp, rough]))
+    assert float(loss.terms["tv"]) == pytest.approx(float(isotropic_variation(units)))
+
+
+def test_everything_outside_gives_no_nan_and_no_field_a_gradient(load: Callable[[str], ModuleType]) -> None:
+    fixed = torch.rand(2, 1, 8, 8)
+    for rows in (500.0, 0.0):
+        ddf = shifted(fixed, rows).requires_grad_()
+        value = load("losses").R2N2Loss()(stages_of(fixed, fixed.flip(2), [ddf]))
+        value.backward()
+        assert torch.isfinite(value) and torch.isfinite(ddf.grad).all()
+        assert bool(ddf.grad.any()) == (rows == 0)
+
+
+def test_lower_is_better(load: Callable[[str], ModuleType]) -> None:
+    better = load("losses").is_better
+    assert better(0.5, -1.0) and better(0.4, 0.5) and not better(0.6, 0.5)
+
+
+# ---- batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_pair_has_a_seed_of_its_own_for_the_noise(load: Callable[[str], ModuleType]) -> None:
+    training = load("training")
+    draw = training.DrawSeed(lambda item, generator: {**item, "seen": torch.rand((), generator=generator)})
+    items = [draw({"image": torch.zeros(2, 4, 4)}, torch.Generator().manual_seed(k)) for k in (0, 1, 0)]
+    seeds = [int(item["noise_seed"]) for item in items]
+    assert seeds[0] == seeds[2] != seeds[1] and "seen" in items[0]
+    batch = {"image": torch.zeros(2, 2, 4, 4), "noise_seed": torch.tensor(seeds[:2])}
+    image, targets, args, options = training.PrepareSeeded()(batch)
+    assert image is batch["image"] and args == () and options == {"return_stages": True, "noise_seed": seeds[0]}
+
+
+def test_a_small_network_learns_to_bring_blobs_together(load: Callable[[str], ModuleType]) -> None:
+    """Blobs up to 3 pixels above or below the middle; new pairs in every step, no labels. (A rate of 0.003 fails.)"""
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = (torch.arange(24.0).view(shape) for shape in ((1, 24, 1), (1, 1, 24)))
+
+    def blobs(count: int) -> Tensor:
+        centres = 12 + 3 * (2 * torch.rand(2, count, 1, 1, generator=generator) - 1)
+        return torch.stack([(-((rows - c) ** 2 + (columns - 12) ** 2) / 18).exp() for c in centres], 1)
+
+    torch.manual_seed(0)
+    network = load("network").R2N2(channels=8, blocks=1, steps=4)
+    loss, held = load("losses").R2N2Loss(tv_weight=0.01), blobs(16)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, amsgrad=True)
+    for step in range(80):
+        optimizer.zero_grad()
+        loss(network.train()(blobs(8), return_stages=True, noise_seed=step)).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+    with torch.no_grad():
+        stages = network.eval()(held, return_stages=True)
+    before = float((network.standardised(held)[:, :1] - network.standardised(held)[:, 1:]).square().mean())
+    errors = [float((moved - stages["fixed"]).square().mean()) for moved in stages["moved"]]
+    assert errors[-1] < 0.6 * before, (before, errors)
+    assert errors[-1] < errors[0] < before, "later bumps go on where the first one ended"
+
+
+# ---- whole runs ------------------------------------------------------------------------------------------------------
+
+
+def write_series(path: Path, seed: int, frames: int = 4) -> None:
+    """A bright ellipse that goes up and down."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[-1:1:20j, -1:1:24j]
+    middles = 0.3 * np.sin(np.arange(frames) * 1.5 + seed)
+    stack = [((y - m) ** 2 / 0.3 + x**2 / 0.5 < 1) * 100.0 + generator.normal(0, 2, y.shape) for m in middles]
+    nib.save(nib.Nifti1Image(np.stack(stack, -1).astype(np.float32), np.diag([2.0, 2.0, 1, 1])), path)
+
+
+@pytest.fixture(scope="module")
+def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Series of six subjects; the fifth is validation."""
+    folder = tmp_path_factory.mktemp("series")
+    for subject in range(6):
+        write_series(folder / f"p{subject}_a.nii.gz", subject)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(dataset_dir: Path) -> dict[str, Any]:
+    known = tiny(BUNDLE, "train") | {"steps": 3, "pairs_per_epoch": PAIRS, "max_epochs": EPOCHS, "learning_rate": 0.003}
+    return known | {"dataset_dir": str(dataset_dir), "device": "cpu", "validation_pairs": 2, "recompute": True}
+
+
+def entry(folder: Path, options: dict[str, Any], name: str, *mixins: str, crash_at: int | None = None, **more: Any):
+    return {
+        "configs": ["train", *mixins],
+        "options": {**options, **more, "output_dir": str(folder / name)},
+        "crash_at": crash_at,
+    }
+
+
+@pytest.fixture(scope="module")
+def runs(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one output folder a run, all made in one process."""
+    folder = tmp_path_factory.mktemp("runs")
+    plan = [
+        entry(folder, options, "whole"),
+        entry(folder, options, "stored", recompute=False),
+        entry(folder, options, "crashed", crash_at=2 * PAIRS + 1),
+        entry(folder, options, "crashed", resume=True),
+        entry(folder, options, "others", seed=1),
+        entry(folder, options, "pairs_of_two", batch_size=2, **SUM),
+        entry(folder, options, "one_by_one", batch_size=1, **SUM),
+    ]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    done = run_python([HERE / "train_runs.py", BUNDLE, folder / "plan.json"], cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def distributed(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a training by two processes, of one pair each."""
+    folder = tmp_path_factory.mktemp("distributed")
+    plan = [entry(folder, options, "both", "multi_gpu_train", backend="gloo", batch_size=1, **SUM)]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = run_python([*torchrun, HERE / "train_runs.py", BUNDLE, folder / "plan.json"], cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "both"
+
+
+def state(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(runs: Path) -> None:
+    whole, resumed, other = (state(runs / name / "checkpoint.pt") for name in ("whole", "crashed", "others"))
+    assert differing(whole["model"], resumed["model"]) == [] and whole["best_metric"] == resumed["best_metric"] > 0
+    assert whole["trainer"]["iteration"] == PAIRS * EPOCHS
+    assert differing(state(runs / "whole" / "model.pt"), state(runs / "crashed" / "model.pt")) == []
+    assert len(differing(whole["model"], other["model"])) == len(whole["model"]), "the comparison can fail"
+
+
+def test_recomputing_and_storing_train_alike(runs: Path) -> None:
+    one, other = (state(runs / name / "rank0.pt") for name in ("whole", "stored"))
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], atol=1e-4, rtol=0, msg=name)
+
+
+def test_terms_of_the_loss_are_logged(runs: Path) -> None:
+    terms = read_json(runs / "whole" / "rank0.json")
+    assert {"loss", "mse", "mse_last", "tv"} <= set(terms)
+    assert terms["loss"] == pytest.approx(terms["mse"] + 0.05 * terms["tv"], rel=1e-4)
+
+
+def test_two_processes_keep_equal_weights_and_have_those_of_one(runs: Path, distributed: Path) -> None:
+    first, second = state(distributed / "rank0.pt"), state(distributed / "rank1.pt")
+    assert differing(first, second) == []
+    one, other = (state(runs / name / "rank0.pt") for name in ("pairs_of_two", "one_by_one"))
+    for name, value in one.items():
+        torch.testing.assert_close(first[name], value, atol=3e-4, rtol=0, msg=name)
+    apart = [name for name in one if float((one[name] - other[name]).abs().max()) > 3e-3]
+    assert "shape_net.last.weight" in apart and any(name.startswith("units") for name in apart), "it can fail"
+
+
+def test_series_without_labels_are_evaluated_frame_by_frame(
+    runs: Path, options: dict[str, Any], tmp_path: Path
+) -> None:
+    knobs = {key: value for key, value in options.items() if key != "recompute"}
+    run_bundle(
+        BUNDLE,
+        ["train", "evaluate"],
+        cwd=tmp_path,
+        **knobs | {"output_dir": tmp_path, "weights": runs / "whole" / "model.pt"},
+    )
+    rows = [line.split(",") for line in (tmp_path / "mse_raw.csv").read_text().splitlines()]
+    assert len(rows) == 1 + 3 and all(row[0].startswith("p4_a#") for row in rows[1:])
+    overall = dict(line.split(",") for line in (tmp_path / "metrics.csv").read_text().split())
+    assert {"mse", "mse_before", "sdlogj", "folds_percent"} <= set(overall) and "dice" not in overall
+
+
+def test_paper_setting_is_the_paper(load: Callable[[str], ModuleType]) -> None:
+    knobs = config_of(BUNDLE, "train") | config_of(BUNDLE, "train_paper")
+    assert knobs["size"] == [256, 256] and knobs["fixed_frame"] == "mean" and knobs["flip"] == 0
+    assert knobs["max_epochs"] * knobs["pairs_per_epoch"] / knobs["batch_size"] == 180_000
+    assert (knobs["learning_rate"], knobs["final_rate"], knobs["tv_weight"]) == (0.0001, 1.0, 0.1)
+    assert knobs["optimizer"]["amsgrad"] is True and knobs["optimizer"]["_target_"] == "torch.optim.Adam"
+    wired = {key: knobs[value[1:]] for key, value in knobs["network_def"].items() if value.startswith("@")}
+    network = load("network").R2N2(**wired)
+    assert sum(value.numel() for value in network.parameters()) == 3_593_611
+    assert network.steps == 25 and not network.tolerance and network.composition == "add" and not network.variance
+    assert network.units[0].gru.noise == pytest.approx(2**0.5, abs=1e-3) and network.shape_net.max_width == 0.3
