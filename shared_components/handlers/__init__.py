@@ -9,6 +9,7 @@ from .pair_metrics import (
     LabelMetricHandler,
     TREHandler,
 )
+from .phases import PhaseRates, phase_of
 from .progress import EpochProgress, StageLossLogger
 from .rows import PairMetricHandler, TakeKeys
 from .training import GradientClip, StopOnNaN
@@ -23,8 +24,10 @@ __all__ = [
     "JacobianHandler",
     "LabelMetricHandler",
     "PairMetricHandler",
+    "PhaseRates",
     "StageLossLogger",
     "StopOnNaN",
     "TREHandler",
     "TakeKeys",
+    "phase_of",
 ]
