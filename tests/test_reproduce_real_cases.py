@@ -34,7 +34,7 @@ def test_landmarks_land_where_the_field_leads_back_from(tmp_path: Path, frame: F
     inside[4:-4, 4:-4, 4:-4] = True
     spacing = list(frame.spacing)
     ddf = deformed_landmarks(frame, inside, 5, tmp_path, mean=2.0, smoothness=16.0, spacing=spacing)
-    fixed, moving = (frame.to_vox(read_points(tmp_path / f"{side}.csv")) for side in ("fixed", "moving"))
+    fixed, moving = (frame.to_vox(read_points(tmp_path / f"{side}.csv").points_mm) for side in ("fixed", "moving"))
     assert len(fixed) == len(moving) > 10
     grid = torch.tensor(moving / (np.array(SHAPE) - 1) * 2 - 1, dtype=torch.float32)[:, [2, 1, 0]]
     found = torch.nn.functional.grid_sample(ddf, grid[None, :, None, None], align_corners=True, padding_mode="border")
