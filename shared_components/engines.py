@@ -118,6 +118,31 @@ class WarpLabel:
         return {**data, "moved_label": warp_labels(moving[None], data["pred"][None])[0]}
 
 
+class RegisterBack:
+    """Post transform: add "pred_back", the field of the pair in the other order, made in the same way as "pred".
+
+    Args:
+        network: what registers.
+        inferer: how it is called; None: as it is.
+        then: a post transform of "pred", such as ``RefineField``, for this field too.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inferer: Callable[..., Tensor] | None = None,
+        then: Callable[[Item], Item] | None = None,
+    ) -> None:
+        self.network, self.inferer, self.then = network, inferer or SimpleInferer(), then
+
+    @torch.no_grad()
+    def __call__(self, data: Item) -> Item:
+        """Return the data, of one pair, with "pred_back"; the network is in evaluation mode as the engine left it."""
+        image = data["image"].flip(0)
+        back = {"image": image, "pred": self.inferer(image[None], self.network)[0]}
+        return {**data, "pred_back": (back if self.then is None else self.then(back))["pred"]}
+
+
 def load_weights(network: nn.Module, path: str | Path | None, required: bool = True) -> bool:
     """Load a plain state dict into the network, with ``weights_only=True`` and strictly.
 

@@ -1,6 +1,7 @@
 """Ignite handlers for MONAI's SupervisedTrainer and SupervisedEvaluator; all can be written in a JSON config."""
 
 from .pair_metrics import (
+    AsymmetryHandler,
     DiceHandler,
     HD95Handler,
     InverseConsistencyHandler,
@@ -15,6 +16,7 @@ from .rows import PairMetricHandler, TakeKeys
 from .training import GradientClip, StopOnNaN
 
 __all__ = [
+    "AsymmetryHandler",
     "DiceHandler",
     "EpochProgress",
     "GradientClip",
