@@ -28,6 +28,11 @@ def test_each_phase_begins_with_its_rate_and_halves_it():
     assert rates(scheduler, 8) == [4.0, 4.0, 2.0, 1.0, 1.0, 0.5, 0.5, 0.25]
 
 
+def test_phases_may_halve_at_their_own_pace():
+    scheduler = PhaseRates(optimizer(), (3, 3), (4.0, 1.0), halve_every=[1, 2])
+    assert rates(scheduler, 6) == [4.0, 2.0, 1.0, 1.0, 1.0, 0.5]
+
+
 def test_a_restart_goes_on_where_it_was():
     first, second = (PhaseRates(optimizer(), (3, 4), (4.0, 1.0), halve_every=2) for _ in range(2))
     whole = rates(PhaseRates(optimizer(), (3, 4), (4.0, 1.0), halve_every=2), 7)
@@ -39,3 +44,5 @@ def test_a_restart_goes_on_where_it_was():
 def test_every_phase_needs_a_rate():
     with pytest.raises(ValueError, match="2 phases need as many learning rates"):
         PhaseRates(optimizer(), (1, 1), (1.0,))
+    with pytest.raises(ValueError, match="2 phases need as many epochs between halvings"):
+        PhaseRates(optimizer(), (1, 1), (1.0, 1.0), [3])

@@ -28,19 +28,28 @@ class PhaseRates(ParamScheduler):
     Args:
         optimizer: whose rate it sets.
         lengths: epochs of the phases.
-        rates: first learning rate of each phase; 5e-4 in the paper.
-        halve_every: epochs between two halvings, 60 in the paper; from each phase's beginning.
+        rates: first learning rate of each phase; 5e-4 in AVSM.
+        halve_every: epochs between two halvings, from a phase's beginning; one for all phases (60 in AVSM) or one each.
+
+    Raises:
+        ValueError: where there is not one number a phase.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, lengths: Sequence[int], rates: Sequence[float], halve_every: int = 60
+        self,
+        optimizer: torch.optim.Optimizer,
+        lengths: Sequence[int],
+        rates: Sequence[float],
+        halve_every: int | Sequence[int] = 60,
     ) -> None:
         super().__init__(optimizer, "lr")
-        if len(lengths) != len(rates):
-            raise ValueError(f"{len(lengths)} phases need as many learning rates, got {list(rates)}")
-        self.lengths, self.rates, self.halve_every = tuple(lengths), tuple(rates), halve_every
+        every = [halve_every] * len(lengths) if isinstance(halve_every, int) else list(halve_every)
+        for what, numbers in (("learning rates", rates), ("epochs between halvings", every)):
+            if len(numbers) != len(lengths):
+                raise ValueError(f"{len(lengths)} phases need as many {what}, got {list(numbers)}")
+        self.lengths, self.rates, self.halve_every = tuple(lengths), tuple(rates), tuple(every)
 
     def get_param(self) -> float:
         """Return the rate of the epoch that begins."""
         phase, epoch = phase_of(self.event_index, self.lengths)
-        return self.rates[phase] * 0.5 ** (epoch // self.halve_every)
+        return self.rates[phase] * 0.5 ** (epoch // self.halve_every[phase])

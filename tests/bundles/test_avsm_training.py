@@ -120,6 +120,20 @@ def test_the_loss_of_velocities_is_the_sum_over_steps_and_directions(load: Load)
     assert set(plain.terms) == {name for name in names if "symmetry" not in name}
 
 
+def test_only_folds_of_the_last_map_cost(load: Load) -> None:
+    losses = load("losses")
+    stages, fixed = stages_of(load)
+    loss = losses.AVSMLoss(fold_weight=3.0)
+    loss(stages, {"fixed": fixed})
+    assert loss.terms["folds"] == 0.0
+    for step, cost in ((0, 0.0), (1, 2 * 3.0 * 1.1)):
+        folded = [ddf.detach().clone() for ddf in stages["ddf"]]
+        folded[step] = torch.zeros_like(folded[step])
+        folded[step][:, 0] = -2.0 * torch.arange(SIZE[0]).view(-1, 1, 1)  # the determinant is -1 everywhere
+        loss({**stages, "ddf": folded}, {"fixed": fixed})
+        assert float(loss.terms["folds"]) == pytest.approx(cost, rel=1e-5)
+
+
 def test_the_loss_of_the_affine_part_is_that_of_its_last_step(load: Load) -> None:
     losses = load("losses")
     stages, fixed = stages_of(load, velocity_steps=0)

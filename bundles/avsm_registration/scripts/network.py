@@ -227,8 +227,7 @@ class AVSM(nn.Module):
         extent, count = self.extent(full), self.velocity_steps if velocity_steps is None else velocity_steps
         moved = warp_image(moving, ddf, padding="zeros")
         stages: dict[str, Any] = {"affines": affines, "affine_ddf": ddf[inside], "affine_moved": moved[inside]}
-        stages |= {name: [] for name in STEP}
-        stages |= {
+        stages |= {name: [] for name in STEP} | {
             "voxel": (extent / (torch.tensor(full) - 1)).to(ddf),
             "half_voxel": (extent / (torch.tensor(half) - 1)).to(ddf),
         }
