@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .errors import InputError, find_input_error
 from .pairs.datasets import Item
+from .release import check_bundle_code, check_release
 from .warp import invert, warp_labels
 
 
@@ -199,8 +200,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 def start(seed: int = 0) -> None:
-    """Second item of every ``initialize``: faults of the input become sentences, seeds are set, cuDNN is repeatable."""
+    """Second item of every ``initialize``: faults of the input become sentences, seeds are set, cuDNN is repeatable.
+
+    Raises:
+        InputError: the process already runs the code of another bundle, or another release of this library.
+    """
     sys.excepthook = _sentence_hook
+    check_release()
+    check_bundle_code()
     torch.manual_seed(seed)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
