@@ -256,7 +256,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(runs: Path) -> None:
     assert logs[0]["scheduler"] == logs[1]["scheduler"] and logs[0]["best_metric"] == logs[1]["best_metric"]
     assert logs[0]["best_metric_epoch"] >= 5, "of the last phase"
     names = {f"{name}_{step}" for name in ("similarity", "velocity", "symmetry") for step in (1, 2)}
-    assert set(read_json(runs / "whole" / "rank0.json")) == {"loss"} | names
+    assert set(read_json(runs / "whole" / "rank0.json")) == {"loss", "folds"} | names
 
 
 def test_each_phase_trains_its_own_part(runs: Path) -> None:
