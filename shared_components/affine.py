@@ -55,6 +55,14 @@ def compose_params(outer: tuple[Tensor, Tensor], inner: tuple[Tensor, Tensor]) -
         return A1 + A2 + A1 @ A2, b2 + b1 + (A1 @ b2.unsqueeze(-1)).squeeze(-1)
 
 
+def compose_affines(outer: Tensor, inner: Tensor) -> Tensor:
+    """Return x -> outer(inner(x)); all are (B, D, D+1), the matrix itself beside the shift, of any one coordinates."""
+    ndim = outer.shape[-2]
+    with torch.autocast(outer.device.type, enabled=False):
+        joined = outer[..., :ndim] @ inner
+    return torch.cat([joined[..., :ndim], joined[..., ndim:] + outer[..., ndim:]], -1)
+
+
 def invert_params(A: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return (A, b) of the inverse map.
 

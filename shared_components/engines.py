@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .errors import InputError, find_input_error
 from .pairs.datasets import Item
+from .release import check_bundle_code, check_release
 from .warp import invert, warp_labels
 
 
@@ -118,6 +119,31 @@ class WarpLabel:
         return {**data, "moved_label": warp_labels(moving[None], data["pred"][None])[0]}
 
 
+class RegisterBack:
+    """Post transform: add "pred_back", the field of the pair in the other order, made in the same way as "pred".
+
+    Args:
+        network: what registers.
+        inferer: how it is called; None: as it is.
+        then: a post transform of "pred", such as ``RefineField``, for this field too.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inferer: Callable[..., Tensor] | None = None,
+        then: Callable[[Item], Item] | None = None,
+    ) -> None:
+        self.network, self.inferer, self.then = network, inferer or SimpleInferer(), then
+
+    @torch.no_grad()
+    def __call__(self, data: Item) -> Item:
+        """Return the data, of one pair, with "pred_back"; the network is in evaluation mode as the engine left it."""
+        image = data["image"].flip(0)
+        back = {"image": image, "pred": self.inferer(image[None], self.network)[0]}
+        return {**data, "pred_back": (back if self.then is None else self.then(back))["pred"]}
+
+
 def load_weights(network: nn.Module, path: str | Path | None, required: bool = True) -> bool:
     """Load a plain state dict into the network, with ``weights_only=True`` and strictly.
 
@@ -174,8 +200,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 def start(seed: int = 0) -> None:
-    """Second item of every ``initialize``: faults of the input become sentences, seeds are set, cuDNN is repeatable."""
+    """Second item of every ``initialize``: faults of the input become sentences, seeds are set, cuDNN is repeatable.
+
+    Raises:
+        InputError: the process already runs the code of another bundle, or another release of this library.
+    """
     sys.excepthook = _sentence_hook
+    check_release()
+    check_bundle_code()
     torch.manual_seed(seed)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 

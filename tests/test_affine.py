@@ -11,6 +11,7 @@ import torch
 from shared_components.affine import (
     affine_ddf,
     compose_affine,
+    compose_affines,
     compose_params,
     from_matrix,
     invert_params,
@@ -149,3 +150,14 @@ def test_gradients_of_composition() -> None:
     A, b = (p.requires_grad_() for p in draw(2, batch=1))
     ddf = torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=F64).requires_grad_()
     assert torch.autograd.gradcheck(compose_affine, (A, b, ddf))
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_maps_compose_as_functions(ndim: int) -> None:
+    (A1, b1), (A2, b2) = draw(ndim, seed=1, size=1.0), draw(ndim, seed=2, size=1.0)
+    x = torch.randn(2, ndim, generator=torch.Generator().manual_seed(3), dtype=F64)
+    maps = [torch.cat([A, b.unsqueeze(-1)], -1) for A, b in ((A1, b1), (A2, b2))]
+    joined = compose_affines(*maps)
+    inner = (A2 @ x.unsqueeze(-1)).squeeze(-1) + b2
+    outer = (A1 @ inner.unsqueeze(-1)).squeeze(-1) + b1
+    torch.testing.assert_close((joined[..., :ndim] @ x.unsqueeze(-1)).squeeze(-1) + joined[..., ndim], outer)

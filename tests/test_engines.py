@@ -10,6 +10,7 @@ from shared_components.engines import (
     AutocastInferer,
     PrepareInference,
     PrepareTraining,
+    RegisterBack,
     StageInferer,
     WarpLabel,
     load_weights,
@@ -47,6 +48,20 @@ def test_labels_reach_the_evaluator_and_are_moved():
     moved = WarpLabel()({"label": {"moving_label": labels["moving_label"][0]}, "pred": shift})["moved_label"]
     assert torch.equal(moved[:, :-1], labels["moving_label"][0][:, 1:]) and moved.dtype == torch.int16
     assert "moved_label" not in WarpLabel()({"label": {}, "pred": shift})
+
+
+def test_the_other_order_is_registered_in_the_same_way():
+    class Difference(torch.nn.Module):
+        def forward(self, image):
+            return (image[:, :1] - image[:, 1:]).expand(-1, 3, -1, -1, -1)
+
+    twice = lambda data: {**data, "pred": 2 * data["pred"]}  # noqa: E731
+    image = batch()["image"][0]
+    item = {"image": image, "pred": Difference()(image[None])[0]}
+    for then, times in ((None, 1), (twice, 2)):
+        found = RegisterBack(Difference(), None, then)(item)
+        assert torch.equal(found["pred_back"], -times * item["pred"]) and torch.equal(found["pred"], item["pred"])
+    assert torch.equal(RegisterBack(Difference(), StageInferer("identity"))(item)["pred_back"], 0 * item["pred"])
 
 
 class Cascade(torch.nn.Module):

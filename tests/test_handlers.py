@@ -138,11 +138,14 @@ def test_details_reach_metrics_saver(tmp_path):
 def test_batches_that_stay_together_give_the_same():
     items = [item(1), item(3)]
     engine = evaluator(items, {"dice": handlers.DiceHandler()}, batch_size=2, decollate=False)
-    handlers.JacobianHandler(["std_jacobian", "det_min"]).attach(engine, "jacobian")
+    handlers.JacobianHandler(["std_jacobian", "det_min", "diagonal_folds_percent"]).attach(engine, "jacobian")
+    handlers.AsymmetryHandler(1, ["pred", "pred"]).attach(engine, "asymmetry")
     engine.run()
     expected = np.mean([np.mean(list(s.values())) for s in both(metrics.dice, items, absent="zero")])
     assert engine.state.metrics["dice"] == pytest.approx(expected)
     assert engine.state.metrics["det_min"] == 1.0 and engine.state.metrics["std_jacobian"] == 0.0
+    assert engine.state.metrics["diagonal_folds_percent"] == 0.0
+    assert engine.state.metrics["log_asymmetry"] == pytest.approx(np.log([4.0, 36.0]).mean())  # shifts twice
 
 
 def test_pairs_without_labels_are_left_out_and_none_at_all_is_nan(caplog):

@@ -226,3 +226,26 @@ def test_what_is_not_a_field_is_refused(shape):
 def test_half_precision_fields_are_computed_in_float32():
     ddf = torch.from_numpy(smooth((10, 10, 10), 0.1))
     assert metrics.sdlogj(ddf.half())[0] == pytest.approx(metrics.sdlogj(ddf)[0], rel=1e-2)
+
+
+def test_asymmetry_is_that_of_the_interior():
+    forth, back = torch.zeros(3, 40, 40, 40), torch.zeros(3, 40, 40, 40)
+    forth[0], back[1] = 2.0, 1.0
+    assert metrics.log_asymmetry(forth, back) == pytest.approx(math.log(5.0))
+    assert math.isnan(metrics.log_asymmetry(forth, -forth))
+    edge, still = torch.zeros(3, 40, 40, 40), torch.zeros(3, 40, 40, 40)
+    edge[:, :9] = 3.0
+    assert math.isnan(metrics.log_asymmetry(edge, still))
+    edge[:, 10] = 3.0
+    assert metrics.log_asymmetry(edge, still) == pytest.approx(math.log(27 / 20), rel=1e-4)
+
+
+def test_diagonal_folds_are_no_folds():
+    """A matrix of determinant 1 with a diagonal of negative product, and the other way round."""
+    for block, (diagonal, folds) in ((((-1.0, 1.0), (-2.0, 1.0)), (100, 0)), (((1.0, 2.0), (1.0, 1.0)), (0, 100))):
+        matrix = torch.eye(3)
+        matrix[:2, :2] = torch.tensor(block)
+        grid = torch.stack(torch.meshgrid(*[torch.arange(6.0)] * 3, indexing="ij"))
+        field = torch.einsum("ij,jxyz->ixyz", matrix - torch.eye(3), grid)
+        assert metrics.diagonal_folds_percent(field) == pytest.approx(diagonal)
+        assert metrics.folds_percent(field) == pytest.approx(folds)

@@ -16,7 +16,7 @@ from script_tools import ROOT, blob
 sys.path.append(str(ROOT / "scripts"))  # where the script itself finds its helpers
 
 from reproducing import avsm_methods, pair_peers  # noqa: E402
-from reproducing.avsm_methods import Fields, Found, measured, read_numbers, symmetry  # noqa: E402
+from reproducing.avsm_methods import Fields, Found, measured, read_numbers  # noqa: E402
 from reproducing.avsm_sets import CrossPairs, Item, LongitudinalPairs, both_orders, swapped  # noqa: E402
 from reproducing.pair_rows import TestPairs  # noqa: E402
 
@@ -107,18 +107,6 @@ def test_both_counts_of_folds(tmp_path: Path) -> None:
     one, other = (measured(pairs, item, linear(matrix), torch.zeros(1, 3, *SIZE)) for matrix in (wrong, fine))
     assert (one["folds"], one["diagonal_folds"]) == (count, 0) and one["fold_size"] == pytest.approx(count, rel=1e-3)
     assert (other["folds"], other["diagonal_folds"]) == (0, count) and other["fold_size"] == 0
-
-
-def test_symmetry_is_that_of_the_interior() -> None:
-    forth, back = torch.zeros(1, 3, 40, 40, 40), torch.zeros(1, 3, 40, 40, 40)
-    forth[:, 0], back[:, 1] = 2.0, 1.0
-    assert symmetry(forth, back) == pytest.approx(math.log(5.0))
-    assert symmetry(forth, -forth) is None
-    edge = torch.zeros(1, 3, 40, 40, 40)
-    edge[:, :, :9] = 3.0
-    assert symmetry(edge, torch.zeros_like(edge)) is None
-    edge[:, :, 10] = 3.0
-    assert symmetry(edge, torch.zeros_like(edge)) == pytest.approx(math.log(27 / 20), rel=1e-4)
 
 
 class Steps:

@@ -37,7 +37,7 @@ from .suits_sets import BRAINS
 
 PARTS = ("table1", "table2")
 CONFIGS = ("train.json",)
-ABLATION_EPOCHS = (8, 6, 6, 10)  # of the four phases, where a row has them
+ABLATION_EPOCHS = (6, 4, 5, 7)  # of the four phases, where a row has them
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peers", nargs="+", choices=methods.PEERS, default=list(methods.PEERS), help="default: all")
     parser.add_argument("--peer_pairs", type=int, default=10, help="the first so many of a set; default: %(default)s")
     parser.add_argument("--optimised_pairs", type=int, default=10, help="likewise, for vSVF-opt; default: %(default)s")
+    parser.add_argument("--real", action="store_true", help="with --figures: register knees by the shipped weights too")
     parser.add_argument("--again", action="store_true", help="measure anew; networks and tools are kept")
     parser.add_argument("--trained_only", action="store_true", help="report on what has been trained so far")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: %(default)s")
@@ -98,6 +99,10 @@ def reproduce(options: argparse.Namespace, settings: Mapping[str, Any], command:
         from .avsm_figures import draw  # matplotlib takes a while
 
         draw(content["table1"], Path(options.figures))
+        if options.real:
+            from .avsm_knees import show_knees
+
+            content["real"] = show_knees(options.data_dir, folder / "real", Path(options.figures), options.threads)
     keys = ("seeds", "ablation_epochs", "ablation_factor", "repeats")
     plan = {"settings": dict(settings), "command": command, "each_run": shown}
     plan |= {key: getattr(options, key) for key in keys}

@@ -16,6 +16,7 @@ from .runs import Recipe, epochs_done, finished, same_settings, train, write_jso
 
 COLUMNS = ("Af-Reg", "Af-Multi", "Af-Sym", "Af-MK", "vSVF", "vSVF-MK", "vSVF-Multi", "vSVF-Sym")
 AFFINE_STEPS, VELOCITY_STEPS = 7, 2  # of the rows with several
+HALVE_EVERY = 8  # epochs of a phase
 STOPPED = "training stopped in epoch"  # as StopOnNaN says: a row without regularity may well diverge
 LOSS = {"affine_constant": 10.0, "affine_symmetry_weight": 10.0}  # where regularity and symmetry are on
 
@@ -53,6 +54,8 @@ class Combination:
             "affine_steps": AFFINE_STEPS if "Af-Multi" in self.parts else 1,
             "velocity_steps": velocity,
             "symmetry_weight": 1e-4 if "vSVF-Sym" in self.parts else 0.0,
+            "fold_weight": 0.0,
+            "halve_every": HALVE_EVERY,
             "loss#affine_constant": LOSS["affine_constant"] if "Af-Reg" in self.parts else 0.0,
             "loss#affine_symmetry_weight": LOSS["affine_symmetry_weight"] if "Af-Sym" in self.parts else 0.0,
         }

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shared_components.metrics import common_labels, dice, folds_percent, hd95_mm, mean_over_labels
+from shared_components.metrics import common_labels, dice, folds_percent, hd95_mm, log_asymmetry, mean_over_labels
 from shared_components.refine import AffineOptSettings, RefineField, VsvfSettings, affine_opt, vsvf_opt
 from shared_components.similarity import against, make_similarity
-from shared_components.warp import compose, jacobian_determinant, jacobian_matrix, warp_image, warp_labels
+from shared_components.warp import jacobian_determinant, jacobian_matrix, warp_image, warp_labels
 
 from .avsm_sets import Item, both_orders
 from .pair_rows import Row, TestPairs, clocks, keep_rows, kept_rows, peer_field, short
@@ -204,7 +204,7 @@ def measured(pairs: TestPairs, item: Item, ddf: Tensor, back: Tensor) -> Row:
         dice, hd95_mm: mean over the labels of both images (one that was pushed out counts as 0 and has no distance);
         folds, fold_size: voxels whose determinant is below 0, and the sum of its magnitude there; folds_percent: with
         those of 0; diagonal_folds: voxels in which the product of the diagonal is below 0, which the authors' code
-        counts; symmetry: see there, None where nothing moves; error_mm: mean distance to the truth within the brain.
+        counts; symmetry: ``log_asymmetry``, None if nothing moves; error_mm: mean distance to the truth in the brain.
     """
     moved = warp_labels(item["moving_label"][None], ddf)[0]
     labels = common_labels(item["fixed_label"], item["moving_label"])
@@ -217,25 +217,13 @@ def measured(pairs: TestPairs, item: Item, ddf: Tensor, back: Tensor) -> Row:
         "fold_size": float(-det.clamp_max(0).sum()),
         "folds_percent": folds_percent(ddf),
         "diagonal_folds": int((diagonal < 0).sum()),
-        "symmetry": symmetry(ddf, back),
+        "symmetry": log_asymmetry(ddf, back, MARGIN),
     }
     if "truth" in item:
         step = torch.tensor(pairs.spacing_mm).view(1, -1, 1, 1, 1)
         error = ((ddf - item["truth"][0]) * step).norm(dim=1)[0]
         row["error_mm"] = float(error[item["image"][0] > 0].mean())
     return {name: None if value is None or not math.isfinite(value) else short(value) for name, value in row.items()}
-
-
-def symmetry(forth: Tensor, back: Tensor) -> float | None:
-    """Return ln of the mean of |forth o back - id|^2 in voxels, of the interior; None where it is 0.
-
-    Args:
-        forth: (1, 3, *size) voxels.
-        back: of the other order.
-    """
-    inside = tuple(slice(m, -m or None) for m in (min(MARGIN, n // 4) for n in forth.shape[2:]))
-    residual = float(compose(forth, back).square().sum(1)[0][inside].double().mean())
-    return math.log(residual) if residual > 0 else None
 
 
 def read_numbers(pairs: TestPairs, group: str, version: str = "") -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from .avsm_sets import MEAN_MM, POSE
 from .meta_affine_tables import rounded
 from .pair_statistics import signed_rank, worst
 from .runs import write_json
-from .tables import number, p_value, table
+from .tables import number, p_value, real_table, table
 from .vtn_tables import environment
 
 Content = Mapping[str, Any]
@@ -52,6 +52,8 @@ def markdown(content: Content) -> str:
         parts += [_note(content), "## Over test-time steps (Figures 8 and 10)", _steps(content["table1"])]
     if any(content["table2"].values()):
         parts += ["## Table 2: what each part adds", _table_2(content["table2"]), _note_2(content)]
+    if real := content.get("real"):
+        parts += ["## Knees, by weights that know brains", real_table(real)]
     return "\n\n".join([*parts, "## How", _how(content)]) + "\n"
 
 

@@ -19,7 +19,7 @@ from .runs import write_json
 from .suits_methods import METHODS, TIMED
 from .suits_relations import LEVEL, judge
 from .suits_runs import SETS
-from .tables import number, p_value, table
+from .tables import number, p_value, real_table, table
 from .vtn_tables import environment
 
 Content = Mapping[str, Any]
@@ -55,22 +55,9 @@ def markdown(content: Content) -> str:
             parts += [f"## Table 2: {one.title}", "Dice", _organs(results[name], name, "dice")]
             parts += ["HD95 in mm", _organs(results[name], name, "hd95_mm")]
     parts += [_note(), "## Folds and time", *_times(results), _tools(results, content["environment"])]
-    parts += _real(content.get("real") or {})
+    if real := content.get("real"):
+        parts += ["## Real images, by the shipped weights", real_table(real)]
     return "\n\n".join([*parts, "## How", _how(content)]) + "\n"
-
-
-def _real(found: Mapping[str, Any]) -> list[str]:
-    """What was measured on the real pairs that the pictures show."""
-    rows = []
-    for name, numbers in found.items():
-        for state, one in numbers.items():
-            overlap = one.get("labels", {}).get("after", {}).get("mean", {})
-            error = one.get("points", {}).get("after", {})
-            cells = [number(overlap.get("dice"), 3), number(overlap.get("hd95_mm"), 1)]
-            cells += [number(error.get(key), 2) for key in ("mean", "max")]
-            rows.append([f"{name}, {state}", *cells, number(one["field"]["folds_percent"], 3)])
-    header = ["", "Dice", "HD95 mm", "landmarks mm", "farthest", "folds %"]
-    return ["## Real images, by the shipped weights", table(header, rows)] if rows else []
 
 
 def _introduction(content: Content) -> str:

@@ -189,3 +189,18 @@ def verdict_sentence(found: Sequence[Mapping[str, Any]]) -> str:
     if failed:
         text += " Not so: " + "; ".join(f"{one['claim']} – {one['verdict']}" for one in failed) + "."
     return text
+
+
+def real_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what was measured on real pairs: {case: {state: metrics.json}} -> a row a state."""
+    rows = []
+    for name, numbers in found.items():
+        for state, one in numbers.items():
+            overlap = one.get("labels", {}).get("after", {}).get("mean", {})
+            error = one.get("points", {}).get("after", {})
+            like = one.get("similarity", {}).get("after", {})
+            cells = [number(like.get("correlation"), 3)]
+            cells += [number(overlap.get("dice"), 3), number(overlap.get("hd95_mm"), 1)]
+            cells += [number(error.get(key), 2) for key in ("mean", "max")]
+            rows.append([f"{name}, {state}", *cells, number(one["field"]["folds_percent"], 3)])
+    return table(["", "correlation", "Dice", "HD95 mm", "landmarks mm", "farthest", "folds %"], rows)

@@ -1,6 +1,7 @@
 """Ignite handlers for MONAI's SupervisedTrainer and SupervisedEvaluator; all can be written in a JSON config."""
 
 from .pair_metrics import (
+    AsymmetryHandler,
     DiceHandler,
     HD95Handler,
     InverseConsistencyHandler,
@@ -10,11 +11,13 @@ from .pair_metrics import (
     MeanSquaresHandler,
     TREHandler,
 )
+from .phases import PhaseRates, phase_of
 from .progress import EpochProgress, StageLossLogger
 from .rows import PairMetricHandler, TakeKeys
 from .training import GradientClip, StopOnNaN
 
 __all__ = [
+    "AsymmetryHandler",
     "DiceHandler",
     "EpochProgress",
     "GradientClip",
@@ -25,8 +28,10 @@ __all__ = [
     "LabelMetricHandler",
     "MeanSquaresHandler",
     "PairMetricHandler",
+    "PhaseRates",
     "StageLossLogger",
     "StopOnNaN",
     "TREHandler",
     "TakeKeys",
+    "phase_of",
 ]

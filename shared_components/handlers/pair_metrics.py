@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ import torch
 from torch import Tensor
 
 from ..metrics import (
+    diagonal_folds_percent,
     dice,
     hd95_l2r,
     hd95_mm,
     inverse_consistency_error,
     iou,
     jacobian_statistics,
+    log_asymmetry,
     mean_over_labels,
     std_jacobian,
     tre_mm,
@@ -209,11 +212,13 @@ class JacobianHandler(PairMetricHandler):
     """Folds and volume change of the fields, means over pairs under the names of the statistics.
 
     Args:
-        statistics: some of "folds_percent", "ndv_percent", "sdlogj", "sdlogj_l2r", "std_jacobian", "det_min", ...;
-            see ``metrics.jacobian_statistics``.
+        statistics: some of "folds_percent", "ndv_percent", "sdlogj", "sdlogj_l2r", "std_jacobian", "det_min",
+            "diagonal_folds_percent", ...; see ``metrics.jacobian_statistics``.
         keys: the field, ddf (D, *spatial) in voxels.
         output_transform, save_details: see ``PairMetricHandler``.
     """
+
+    others = MappingProxyType({"std_jacobian": std_jacobian, "diagonal_folds_percent": diagonal_folds_percent})
 
     def __init__(
         self,
@@ -223,16 +228,14 @@ class JacobianHandler(PairMetricHandler):
         save_details: bool = True,
     ) -> None:
         super().__init__(statistics, keys, output_transform, save_details)
-        known = {*jacobian_statistics(torch.zeros(2, 2, 2)), "std_jacobian"}
+        known = {*jacobian_statistics(torch.zeros(2, 2, 2)), *self.others}
         if unknown := set(self.columns) - known:
             raise ValueError(f"unknown Jacobian statistics {sorted(unknown)}; choose among {sorted(known)}")
 
     def measure(self, *values: Any) -> Sequence[float]:
         """Return the statistics of one field."""
-        found = {**jacobian_statistics(values[0]), "std_jacobian": NAN}
-        if "std_jacobian" in self.columns:
-            found["std_jacobian"] = std_jacobian(values[0])
-        return [found[name] for name in self.columns]
+        found = jacobian_statistics(values[0])
+        return [self.others[name](values[0]) if name in self.others else found[name] for name in self.columns]
 
 
 class InverseConsistencyHandler(PairMetricHandler):
@@ -257,3 +260,27 @@ class InverseConsistencyHandler(PairMetricHandler):
     def measure(self, *values: Any) -> Sequence[float]:
         """Return mean, p95 and max over the voxels of one pair."""
         return list(inverse_consistency_error(values[0], values[1], self.spacing_mm).values())
+
+
+class AsymmetryHandler(PairMetricHandler):
+    """How far the fields of the two orders of a pair are from inverses, "log_asymmetry"; see ``metrics.log_asymmetry``.
+
+    Args:
+        margin: voxels from the border that do not count.
+        keys: both fields, ddf (D, *spatial) in voxels; the second comes from ``engines.RegisterBack``.
+        output_transform, save_details: see ``PairMetricHandler``.
+    """
+
+    def __init__(
+        self,
+        margin: int = 10,
+        keys: Sequence[str] = ("pred", "pred_back"),
+        output_transform: OutputTransform | None = None,
+        save_details: bool = True,
+    ) -> None:
+        super().__init__(("log_asymmetry",), keys, output_transform, save_details)
+        self.margin = margin
+
+    def measure(self, *values: Any) -> Sequence[float]:
+        """Return the number of one pair."""
+        return [log_asymmetry(values[0], values[1], self.margin)]

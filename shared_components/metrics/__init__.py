@@ -12,15 +12,19 @@ r"""Named definitions of what a registration is measured by; nothing here is cal
 | sdlogj_l2r | 1 | Learn2Reg: std of log(clip(det J + 3, 1e-9, 1e9)); about 1/4 of sdlogj, blind to folds |
 | std_jacobian | 1 | VTN: std of det J itself, forward differences |
 | inverse_consistency_error | mm | \|phi_inv(phi(x)) - x\| |
+| log_asymmetry | 1 | AVSM: ln of the mean of \|phi_forth(phi_back(x)) - x\|^2 in voxels, away from the border |
+| diagonal_folds_percent | % | AVSM's code: voxels with a negative product of the Jacobian's diagonal; no folds |
 
 Labels and points are numpy (torch is converted), fields are torch (numpy is converted). All is 2-D and 3-D.
 """
 
 from .jacobian import (
+    diagonal_folds_percent,
     folded_cells,
     folds_percent,
     inverse_consistency_error,
     jacobian_statistics,
+    log_asymmetry,
     ndv_percent,
     non_diffeomorphic_volume,
     sdlogj,
@@ -34,6 +38,7 @@ from .surface import hd95_l2r, hd95_mm, surface_voxels
 
 __all__ = [
     "common_labels",
+    "diagonal_folds_percent",
     "dice",
     "distance_statistics",
     "field_summary",
@@ -45,6 +50,7 @@ __all__ = [
     "iou",
     "jacobian_statistics",
     "label_summary",
+    "log_asymmetry",
     "mean_over_labels",
     "ndv_percent",
     "non_diffeomorphic_volume",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..warp import compose, coords_of, jacobian_determinant
+from ..warp import compose, coords_of, jacobian_determinant, jacobian_matrix
 from .points import distance_statistics
 
 Field = np.ndarray | Tensor
@@ -124,6 +124,29 @@ def std_jacobian(ddf: Field) -> float:
     field = as_field(ddf)
     inner = (slice(None, -1),) * (field.ndim - 2)
     return _std(jacobian_determinant(field, "forward")[0][inner])
+
+
+def diagonal_folds_percent(ddf: Field) -> float:
+    """Return the percentage of voxels in which the product of the Jacobian's diagonal is below 0, and no more.
+
+    The public code of AVSM counts these as folds. Turns do not show in it: compare with published numbers only.
+    """
+    diagonal = jacobian_matrix(as_field(ddf))[0].diagonal(dim1=0, dim2=1).prod(-1)
+    return 100.0 * float((diagonal < 0).double().mean())
+
+
+def log_asymmetry(ddf: Field, back: Field, margin: int = 10) -> float:
+    """Return ln of the mean of |forth o back - id|^2 in voxels, of the interior; NaN if nothing moves (AVSM, Fig. 7).
+
+    Args:
+        ddf: (D, *spatial) voxels.
+        back: of the pair in the other order, on the same grid.
+        margin: voxels from the border that do not count (a quarter of an axis at most).
+    """
+    field = as_field(ddf)
+    inside = tuple(slice(m, -m or None) for m in (min(margin, n // 4) for n in field.shape[2:]))
+    residual = float(compose(field, as_field(back).to(field)).square().sum(1)[0][inside].double().mean())
+    return math.log(residual) if residual > 0 else float("nan")
 
 
 def _determinant(edges: Sequence[Tensor]) -> Tensor:

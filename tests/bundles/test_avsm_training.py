@@ -15,6 +15,7 @@ from ignite.engine import Engine
 from torch import Tensor
 
 from shared_components.flows import MultiGaussian, exponential
+from shared_components.handlers import PhaseRates
 from shared_components.mk_lncc import MultiKernelLNCC
 from shared_components.pairs import AugmentPair
 
@@ -119,6 +120,20 @@ def test_the_loss_of_velocities_is_the_sum_over_steps_and_directions(load: Load)
     assert set(plain.terms) == {name for name in names if "symmetry" not in name}
 
 
+def test_only_folds_of_the_last_map_cost(load: Load) -> None:
+    losses = load("losses")
+    stages, fixed = stages_of(load)
+    loss = losses.AVSMLoss(fold_weight=3.0)
+    loss(stages, {"fixed": fixed})
+    assert loss.terms["folds"] == 0.0
+    for step, cost in ((0, 0.0), (1, 2 * 3.0 * 1.1)):
+        folded = [ddf.detach().clone() for ddf in stages["ddf"]]
+        folded[step] = torch.zeros_like(folded[step])
+        folded[step][:, 0] = -2.0 * torch.arange(SIZE[0]).view(-1, 1, 1)  # the determinant is -1 everywhere
+        loss({**stages, "ddf": folded}, {"fixed": fixed})
+        assert float(loss.terms["folds"]) == pytest.approx(cost, rel=1e-5)
+
+
 def test_the_loss_of_the_affine_part_is_that_of_its_last_step(load: Load) -> None:
     losses = load("losses")
     stages, fixed = stages_of(load, velocity_steps=0)
@@ -189,7 +204,7 @@ def test_phases_follow_from_the_epoch(load: Load) -> None:
         weight.backward()
         optimizer.step()
 
-    scheduler = training.PhaseRates(optimizer, (1, 2, 0, 3), (4.0, 2.0, 9.0, 1.0), halve_every=2)
+    scheduler = PhaseRates(optimizer, (1, 2, 0, 3), (4.0, 2.0, 9.0, 1.0), halve_every=2)
     handler = training.Phases(network, optimizer, prepare, loss, phases, (1, 2, 0, 3), scheduler, validator)
     handler.keep = lambda engine: setattr(validator.state, "best_metric", 0.5)  # keeps no weights here
     engine = Engine(step)
@@ -201,8 +216,6 @@ def test_phases_follow_from_the_epoch(load: Load) -> None:
     assert [entry[4] for entry in log] == [0, 0, 1, 0, 1, 2], "Adam starts anew with each phase"
     handler.start_epoch(SimpleNamespace(state=SimpleNamespace(epoch=4)))
     assert validator.state.best_metric == -1
-    with pytest.raises(ValueError, match="learning rates"):
-        training.PhaseRates(optimizer, (1, 1), (1.0,))
 
 
 def test_batches_hold_both_orders_of_a_pair(load: Load) -> None:
@@ -243,7 +256,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(runs: Path) -> None:
     assert logs[0]["scheduler"] == logs[1]["scheduler"] and logs[0]["best_metric"] == logs[1]["best_metric"]
     assert logs[0]["best_metric_epoch"] >= 5, "of the last phase"
     names = {f"{name}_{step}" for name in ("similarity", "velocity", "symmetry") for step in (1, 2)}
-    assert set(read_json(runs / "whole" / "rank0.json")) == {"loss"} | names
+    assert set(read_json(runs / "whole" / "rank0.json")) == {"loss", "folds"} | names
 
 
 def test_each_phase_trains_its_own_part(runs: Path) -> None:

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from schema import SCHEMA_URL, faults
+from sharing.schema import SCHEMA_URL, faults
 
 TENSOR = {
     "type": "image",

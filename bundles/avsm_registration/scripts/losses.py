@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shared_components.mk_lncc import MultiKernelLNCC, Window
+from shared_components.regularity import fold_penalty
 from shared_components.similarity import make_similarity
 from shared_components.warp import compose
 
@@ -75,6 +76,7 @@ class AVSMLoss(nn.Module):
         symmetry_weight: lambda_vs, of the sum over the paper's voxels.
         affine_constant, affine_decay, affine_plateau: C, K and, besides, n's start of lambda_ar, in epochs.
         clamped: see ``velocity_energy``.
+        fold_weight: of ``regularity.fold_penalty`` of the last map, whose sampling can fold; none in the paper.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class AVSMLoss(nn.Module):
         affine_decay: float = 4.0,
         affine_plateau: int = 0,
         clamped: bool = False,
+        fold_weight: float = 0.0,
     ) -> None:
         super().__init__()
         sizes = None if windows is None else [Window(float(w), *map(int, rest)) for w, *rest in windows]
@@ -101,7 +104,7 @@ class AVSMLoss(nn.Module):
         self.similarity, self.affine_similarity = make(similarity), make(affine_similarity or similarity)
         self.symmetric, self.clamped = symmetric, clamped
         self.affine_symmetry_weight, self.velocity_weight = affine_symmetry_weight, velocity_weight
-        self.symmetry_weight = symmetry_weight
+        self.symmetry_weight, self.fold_weight = symmetry_weight, fold_weight
         self.affine_schedule = {"constant": affine_constant, "decay": affine_decay, "plateau": affine_plateau}
         self.epoch = 0
         self.terms: dict[str, Tensor] = {}
@@ -132,8 +135,7 @@ class AVSMLoss(nn.Module):
         return terms
 
     def _velocities(self, stages: dict[str, Any], fixed: Tensor) -> dict[str, Tensor]:
-        directions, voxel, half = 1 + self.symmetric, stages["voxel"], stages["half_voxel"]
-        terms: dict[str, Tensor] = {}
+        directions, voxel, half, terms = 1 + self.symmetric, stages["voxel"], stages["half_voxel"], {}
         for step, moved in enumerate(stages["moved"], 1):
             energy = velocity_energy(stages["momenta"][step - 1], stages["velocities"][step - 1], half, self.clamped)
             terms[f"similarity_{step}"] = directions * self.similarity(fixed, moved)
@@ -141,4 +143,6 @@ class AVSMLoss(nn.Module):
             if self.symmetric and self.symmetry_weight:
                 residual = asymmetry(*stages["ddf"][step - 1].chunk(2), voxel)
                 terms[f"symmetry_{step}"] = self.symmetry_weight * PAPER_ENTRIES * residual
+        if self.fold_weight:
+            terms["folds"] = directions * self.fold_weight * fold_penalty(stages["ddf"][-1], margin=0.1)
         return terms

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from shared_components.affine import affine_ddf
+from shared_components.affine import affine_ddf, compose_affines
 from shared_components.flows import MultiGaussian, advect
 from shared_components.warp import resize, warp_image
 
@@ -39,13 +39,6 @@ def _frame(shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...], list
     sides = [((m - n) // 2, (m - n + 1) // 2) for n, m in zip(shape, full, strict=True)]
     inside = (..., *(slice(low, low + n) for (low, _), n in zip(sides, shape, strict=True)))
     return full, tuple(n // 2 for n in full), [width for pair in sides[::-1] for width in pair], inside
-
-
-def compose_affines(outer: Tensor, inner: Tensor) -> Tensor:
-    """Return the affine map x -> outer(inner(x)); all are (B, 3, 4), the matrix A beside the shift b."""
-    with torch.autocast(outer.device.type, enabled=False):
-        joined = outer[..., :3] @ inner
-    return torch.cat([joined[..., :3], joined[..., 3:] + outer[..., 3:]], -1)
 
 
 def affine_in_voxels(affine: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -234,8 +227,7 @@ class AVSM(nn.Module):
         extent, count = self.extent(full), self.velocity_steps if velocity_steps is None else velocity_steps
         moved = warp_image(moving, ddf, padding="zeros")
         stages: dict[str, Any] = {"affines": affines, "affine_ddf": ddf[inside], "affine_moved": moved[inside]}
-        stages |= {name: [] for name in STEP}
-        stages |= {
+        stages |= {name: [] for name in STEP} | {
             "voxel": (extent / (torch.tensor(full) - 1)).to(ddf),
             "half_voxel": (extent / (torch.tensor(half) - 1)).to(ddf),
         }

@@ -10,10 +10,10 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers.param_scheduler import ParamScheduler
 from torch import Tensor
 
 from shared_components.checkpoints import save_atomically
+from shared_components.handlers import PhaseRates, phase_of
 
 from .losses import AVSMLoss
 from .network import AVSM
@@ -40,44 +40,6 @@ def make_phases(training_affine_steps: int, affine_steps: int, velocity_steps: i
         velocity_steps: of the last phase; 2 in the paper.
     """
     return Phase(1, 0), Phase(training_affine_steps, 0), Phase(affine_steps, 1), Phase(affine_steps, velocity_steps)
-
-
-def phase_of(epoch: int, lengths: Sequence[int]) -> tuple[int, int]:
-    """Return (phase, epoch within it), all from 0; what comes after the last phase belongs to it.
-
-    Example:
-        >>> [phase_of(epoch, (2, 0, 1)) for epoch in range(4)]
-        [(0, 0), (0, 1), (2, 0), (2, 1)]
-    """
-    for phase, length in enumerate(lengths[:-1]):
-        if epoch < length:
-            return phase, epoch
-        epoch -= length
-    return len(lengths) - 1, epoch
-
-
-class PhaseRates(ParamScheduler):
-    """Ignite scheduler of the learning rate, by epoch: each phase begins with its own, which is halved now and then.
-
-    Args:
-        optimizer: whose rate it sets.
-        lengths: epochs of the phases.
-        rates: first learning rate of each phase; 5e-4 in the paper.
-        halve_every: epochs between two halvings, 60 in the paper; from each phase's beginning.
-    """
-
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, lengths: Sequence[int], rates: Sequence[float], halve_every: int = 60
-    ) -> None:
-        super().__init__(optimizer, "lr")
-        if len(lengths) != len(rates):
-            raise ValueError(f"{len(lengths)} phases need as many learning rates, got {list(rates)}")
-        self.lengths, self.rates, self.halve_every = tuple(lengths), tuple(rates), halve_every
-
-    def get_param(self) -> float:
-        """Return the rate of the epoch that begins."""
-        phase, epoch = phase_of(self.event_index, self.lengths)
-        return self.rates[phase] * 0.5 ** (epoch // self.halve_every)
 
 
 class PreparePhases:

@@ -1,7 +1,8 @@
-"""Ask MONAI what it thinks of one bundle: ``python probe.py BUNDLE DATALIST ANSWERS.json``.
+"""Ask MONAI what it thinks of one bundle: ``python probe.py BUNDLE DATALIST ANSWERS.json [SCHEMA.json]``.
 
 In a process of its own, because every bundle has a package ``scripts`` and the second one in a process would get the
-code of the first.
+code of the first. Beside the bundle's own code it needs ``tiny.py`` only, so that it can ask about a release where this
+repository is not.
 """
 
 from __future__ import annotations
@@ -15,8 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bundle_tools import config_of, tiny
-from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, load, verify_net_in_out
+from monai.bundle import (
+    ConfigParser,
+    ConfigWorkflow,
+    ckpt_export,
+    create_workflow,
+    load,
+    verify_metadata,
+    verify_net_in_out,
+)
+from tiny import config_of, tiny
 
 BASES = {"train": "train", "inference": "infer"}
 
@@ -24,9 +33,9 @@ BASES = {"train": "train", "inference": "infer"}
 class Probe:
     """The questions; each public method is one, and its return value, or the fault it raised, is the answer."""
 
-    def __init__(self, bundle: Path, datalist: Path, temporary: Path) -> None:
+    def __init__(self, bundle: Path, datalist: Path, temporary: Path, schema: Path | None = None) -> None:
         self._bundle, self._configs, self._datalist = bundle, bundle / "configs", datalist
-        self._temporary = temporary
+        self._temporary, self._schema = temporary, schema
         self._common = {
             "config_file": str(self._configs / "inference.json"),
             "meta_file": str(self._configs / "metadata.json"),
@@ -104,6 +113,40 @@ class Probe:
             return False
         return target.is_file()
 
+    def workflows(self) -> dict[str, list[str]]:
+        """Do training, evaluation and inference run on tiny images? Returns properties that MONAI misses in each."""
+        train = {"datalist": str(self._datalist), "output_dir": str(self._temporary / "trained")}
+        weights = {"weights": str(self._temporary / "trained" / "model.pt")}
+        (pair,) = json.loads(self._datalist.read_text())["test"]
+        images = {key: pair[key] for key in ("fixed", "moving", "fixed_label", "moving_label")}
+        place = {"output_dir": str(self._temporary / "registered")}
+        return {
+            "train": self._run(["train"], train),
+            "train+evaluate": self._run(["train", "evaluate"], {**train, **weights}),
+            "inference": self._run(["inference"], {**images, **weights, **place}),
+        }
+
+    def _run(self, group: list[str], options: dict[str, str]) -> list[str]:
+        files = [str(self._configs / f"{name}.json") for name in group]
+        options = tiny(self._bundle, group[0]) | {"bundle_root": str(self._bundle), "device": "cpu"} | options
+        workflow = create_workflow(config_file=files, workflow_type=BASES[group[0]], **options)  # initialises it too
+        found = list(workflow.check_properties())
+        workflow.run()
+        workflow.finalize()
+        return found
+
+    def schema(self) -> bool | None:
+        """Do the metadata keep the schema, by MONAI's own check? None without it, which MONAI would download."""
+        if self._schema is None:
+            return None
+        verify_metadata(meta_file=str(self._configs / "metadata.json"), filepath=str(self._schema))
+        return True
+
+    def logging(self) -> None:
+        """Does MONAI accept the logging configuration? Since 1.6.1 it refuses what could run code."""
+        config, settings = self._common["config_file"], str(self._configs / "logging.conf")
+        ConfigWorkflow(config, workflow_type="infer", logging_file=settings, bundle_root=str(self._bundle))
+
     def _network(self) -> torch.nn.Module:
         parser = ConfigParser()
         parser.read_config(str(self._configs / "inference.json"))
@@ -147,10 +190,10 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def main(bundle: Path, datalist: Path, target: Path) -> None:
+def main(bundle: Path, datalist: Path, target: Path, schema: Path | None = None) -> None:
     """Put all questions and write the answers."""
     sys.path.insert(0, str(bundle))
-    probe = Probe(bundle, datalist, target.parent)
+    probe = Probe(bundle, datalist, target.parent, schema)
     questions = [name for name in vars(Probe) if not name.startswith("_")]
     target.write_text(json.dumps({name: ask(getattr(probe, name)) for name in questions}))
 

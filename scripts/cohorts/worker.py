@@ -1,0 +1,282 @@
+"""One process's share of the work: the network loaded once, the next pair read while this one is registered."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from register import _path, bundle_code
+
+from shared_components.cli import quiet
+
+from .faults import StopError, is_cuda_out_of_memory, is_of_place, sentence
+from .inputs import Facts, input_facts
+from .ledger import Ledger
+from .lists import Task
+from .recipe import Recipe
+from .summary import Row, failed_row, ok_row
+from .thumbnails import make_thumbnails
+
+_SILENT = ("ShowStages", "PrintSummary")  # handlers that talk about one pair at a time
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker needs to know; it travels to their processes.
+
+    Attributes:
+        root: folder of the bundle.
+        config_files: its configurations, one on top of the other.
+        chosen: ids that the options change, see ``register.overrides``.
+        output_dir: of the cohort.
+        recipe: goes into the markers.
+        threads: CPU threads of a worker; None gives each its part of what torch would take.
+        workers: how many there are.
+        verbose: what MONAI says, and tracebacks.
+    """
+
+    root: str
+    config_files: tuple[str, ...]
+    chosen: dict[str, Any]
+    output_dir: str
+    recipe: Recipe
+    threads: int | None = None
+    workers: int = 1
+    verbose: bool = False
+
+
+@dataclass
+class Loaded:
+    """A pair in memory: what the network takes, how long that took, the state of its files before, and remarks."""
+
+    batch: dict[str, Any]
+    seconds: float
+    inputs: Facts
+    notes: list[str]
+
+
+class Worker:
+    """Registers pairs by the bundle's own evaluator, one at a time, inside ``with``.
+
+    Args:
+        job: what to do.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.ledger = job, Ledger(job.output_dir)
+        self._stack, self._notes = ExitStack(), _Notes()
+        self.device = str(job.chosen.get("device#name", "auto"))
+        self._fallback = ""  # why the device is another one than was asked for
+        self._parser: Any = None
+
+    def __enter__(self) -> Worker:
+        """Load the network.
+
+        Raises:
+            InputError: bundle, weights, device or output folder are at fault.
+        """
+        with warnings.catch_warnings():
+            if not self.job.verbose:
+                warnings.simplefilter("ignore")
+            import torch
+            from monai.bundle import create_workflow  # noqa: F401  before its loggers can be silenced
+        self._threads = self.job.threads or max(1, torch.get_num_threads() // max(1, self.job.workers))
+        torch.set_num_threads(self._threads)
+        try:
+            self._stack.enter_context(bundle_code(Path(self.job.root)))
+            self._stack.enter_context(quiet(not self.job.verbose))
+            self._stack.enter_context(self._notes.listening())
+            self.place = self._stack.enter_context(self.ledger.workplace())
+            self._pool = self._stack.enter_context(ThreadPoolExecutor(1, initializer=self._start_thread))
+            try:
+                self._build(self.device)
+            except Exception as error:
+                if not is_cuda_out_of_memory(error):
+                    raise
+                self._build("cpu")
+                self._fallback = "the GPU has no memory left for the network: registered on the CPU"
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing behind."""
+        self._pool.shutdown(cancel_futures=True)
+        self._stack.close()
+
+    def _start_thread(self) -> None:
+        import torch
+
+        torch.set_num_threads(self._threads)
+
+    def _build(self, device: str) -> None:
+        from monai.bundle import create_workflow
+
+        changed = {**self.job.chosen, "device#name": device, "output_dir": _path(str(self.place / "results"))}
+        changed |= {"bundle_root": _path(self.job.root), "datalist": None, "pairs": [], "handlers": self._handlers()}
+        files = list(self.job.config_files)
+        workflow = create_workflow(config_file=files, logging_file=False, **changed)
+        self._parser = workflow.parser
+        self._evaluator = self._parser.get_parsed_content("evaluator")
+        self._evaluator.state.epoch_length = 1
+        self.preprocessing = self._parser.get_parsed_content("preprocessing")
+        self.collate = self._parser.get_parsed_content("collate")
+        self.device = str(self._evaluator.state.device)
+
+    def _handlers(self) -> list[Any]:
+        from monai.bundle import ConfigParser
+
+        handlers = ConfigParser.load_config_files(list(self.job.config_files)).get("handlers", [])
+        return [handler for handler in handlers if str(handler["_target_"]).split(".")[-1] not in _SILENT]
+
+    def load(self, task: Task) -> Future[Loaded]:
+        """Begin to read a pair, in the thread that does so."""
+        return self._pool.submit(self._load, task)
+
+    def _load(self, task: Task) -> Loaded:
+        begin, inputs = time.perf_counter(), input_facts(task.item)
+        self._notes.take()
+        batch = self.collate([self.preprocessing(dict(task.item))])
+        return Loaded(batch, time.perf_counter() - begin, inputs, self._notes.take())
+
+    def finish(self, task: Task, loading: Future[Loaded]) -> Row:
+        """Register a pair that was begun to be read, and put results and marker in their place.
+
+        Returns:
+            its row, also of a pair that failed.
+
+        Raises:
+            StopError: the results cannot be written, nor could others.
+        """
+        inputs: Facts | None = None
+        try:
+            try:
+                loaded = loading.result()
+                inputs = loaded.inputs
+            except Exception as error:
+                return self._failed(task, error, inputs)
+            try:
+                return self._finish(task, loaded)
+            except Exception as error:
+                self._parser = None  # the evaluator stopped halfway: a new one for the next pair
+                if is_of_place(error):
+                    raise
+                return self._failed(task, error, inputs)
+        except Exception as error:
+            raise StopError(sentence(error)) from error
+
+    def _finish(self, task: Task, loaded: Loaded) -> Row:
+        notes = [note for note in (self._fallback, *loaded.notes) if note]
+        self._notes.take()
+        if self._parser is None:
+            self._build(self.device)
+        device = self.device
+        try:
+            output = self._evaluate(loaded)
+        except Exception as error:
+            if not is_cuda_out_of_memory(error) or device == "cpu":
+                raise
+            notes.append("CUDA out of memory: registered on the CPU")
+            output = self._on_cpu(loaded)
+            self._parser, self.device = None, device
+            device = "cpu"
+        row = ok_row(task, output["metrics"], output["run"], device, "; ".join([*notes, *self._notes.take()]))
+        results = Path(output["folder"])
+        pictures = _pictures(loaded, results)
+        record = {"row": row, "recipe": self.job.recipe, "inputs": loaded.inputs, "thumbnails": pictures}
+        self.ledger.publish(task.name, results, record)
+        return row
+
+    def _on_cpu(self, loaded: Loaded) -> dict[str, Any]:
+        import torch
+
+        self._evaluator = self._parser = None
+        torch.cuda.empty_cache()
+        self._build("cpu")
+        return self._evaluate(loaded)
+
+    def _evaluate(self, loaded: Loaded) -> dict[str, Any]:
+        """Run the evaluator on one pair, from the state in which register.py would."""
+        import torch
+
+        _forget_peak_memory()
+        torch.manual_seed(int(self._parser.get_parsed_content("seed")) if "seed" in self._parser else 0)
+        loaded.batch["pair"].started = time.perf_counter() - loaded.seconds  # without what it waited for its turn
+        engine = self._evaluator
+        engine.data_loader = [loaded.batch]
+        engine.run()
+        output = {key: engine.state.output[key] for key in ("metrics", "run", "folder")}
+        engine.data_loader, engine.state.output, engine.state.batch, engine.state.dataloader = [], None, None, None
+        return output
+
+    def _failed(self, task: Task, error: Exception, inputs: Facts | None) -> Row:
+        if self.job.verbose:
+            traceback.print_exception(error)
+        return record_failure(self.ledger, task, sentence(error), self.job.recipe, inputs)
+
+
+def record_failure(ledger: Ledger, task: Task, fault: str, recipe: Recipe, inputs: Facts | None = None) -> Row:
+    """Write the marker of a pair that failed and return its row."""
+    row = failed_row(task, fault)
+    ledger.fail(task.name, {"row": row, "recipe": recipe, "inputs": inputs or input_facts(task.item), "files": {}})
+    return row
+
+
+def _pictures(loaded: Loaded, results: Path) -> dict[str, str]:
+    """Return the thumbnails; a pair is not worse for having none."""
+    try:
+        fixed = loaded.batch["pair"].fixed
+        return make_thumbnails(fixed.array[0].numpy(), results / "moved.nii.gz", fixed.frame)
+    except Exception as error:
+        logging.getLogger(__name__).debug("no thumbnails: %s", error)
+        return {}
+
+
+def _forget_peak_memory() -> None:
+    """Let the peaks of memory begin anew, so that a pair is told its own (Linux; elsewhere that of the process)."""
+    import torch
+
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+class _Notes(logging.Handler):
+    """Keeps what the library warns about, by thread: of the pair being read, and of the pair being registered."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._here = threading.local()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a warning."""
+        self._here.__dict__.setdefault("notes", []).append(" ".join(record.getMessage().split()))
+
+    def take(self) -> list[str]:
+        """Return and forget what this thread was warned of."""
+        return self._here.__dict__.pop("notes", [])
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the warnings of the library, which would tear the line of progress."""
+        logger = logging.getLogger("shared_components")
+        logger.addHandler(self)
+        before, logger.propagate = logger.propagate, False
+        try:
+            yield
+        finally:
+            logger.propagate = before
+            logger.removeHandler(self)
