@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 def loss_pair(size: int, device: torch.device, window: int = WINDOW) -> tuple[Tensor, Tensor]:
-    """Return fixed and moved image (1, 1, size, size, size), zero for ``window`` voxels at the border, with texture."""
+    """Return fixed and moved image (1, 1, size, size, size), textured, zero as far from the border as windows reach."""
     pair = smooth_pair((size,) * 3, device)
     margin = 2 * (window // 2)
     inside = nn.functional.pad(torch.ones(1, 1, *(size - 2 * margin,) * 3), [margin] * 6).to(device)

@@ -20,7 +20,7 @@ from .avsm_sets import MEAN_MM, POSE
 from .meta_affine_tables import rounded
 from .pair_statistics import signed_rank, worst
 from .runs import write_json
-from .tables import number, p_value, real_table, table
+from .tables import claims_table, claims_verdict, number, p_value, real_table, table
 from .vtn_tables import environment
 
 Content = Mapping[str, Any]
@@ -44,7 +44,7 @@ def report(content: Content, options: argparse.Namespace) -> None:
 def markdown(content: Content) -> str:
     """Return the report."""
     parts = ["# AVSM: the paper's Tables 1 and 2", _introduction(content)]
-    parts += ["## Relations", _verdict(content["relations"]), _relations(content["relations"])]
+    parts += ["## Relations", claims_verdict(content["relations"]), _relations(content["relations"])]
     for name, title in TITLES.items():
         if found := content["table1"].get(name):
             parts += [f"## Table 1: {title}", _table_1(found, name)]
@@ -73,25 +73,14 @@ def _introduction(content: Content) -> str:
     )
 
 
-def _verdict(relations: Sequence[Mapping[str, Any]]) -> str:
-    required = [one for one in relations if one["required"]]
-    failed = [f"{one['claim']} ({one['found']})" for one in required if not one["shows"]]
-    text = f"{len(required) - len(failed)} of {len(required)} relations show."
-    return text + (f" Not so: {'; '.join(failed)}." if failed else "")
-
-
 def _relations(relations: Sequence[Mapping[str, Any]]) -> str:
-    rows = []
-    for one in relations:
-        claim = one["claim"] if one["required"] else f"({one['claim']})"
-        rows.append([claim, one["wanted"], one["found"], "yes" if one["shows"] else "no", one["paper"]])
     note = (
         "In parentheses: not demanded, told all the same. p: Wilcoxon's signed-rank test, two-sided, on the pairs "
         "that both have registered, means over the two orders (rows of Table 2: and over the seeds that both have; the "
         f"order must show in each seed); it must be below {LEVEL}. The pairs share a few brains: p is rather too "
         "small, for all alike."
     )
-    return table(["relation", "wanted", "measured", "shows", "paper"], rows) + "\n\n" + note
+    return claims_table(relations, note)
 
 
 def _known(values: Sequence[float | None]) -> list[float]:

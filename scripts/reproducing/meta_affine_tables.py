@@ -15,7 +15,7 @@ from . import meta_affine_paper as paper
 from .meta_affine_relations import OUTLIER, judge, outliers
 from .meta_affine_sets import SETS
 from .runs import write_json
-from .tables import number, table
+from .tables import claims_table, claims_verdict, number, table
 from .vtn_tables import environment
 
 Content = Mapping[str, Any]
@@ -71,7 +71,7 @@ def markdown(content: Content) -> str:
     """Return the report."""
     results = content["results"]
     parts = ["# The learned affine optimiser: the paper's tables", _introduction(content)]
-    parts += ["## Relations", _verdict(content["relations"]), _relations(content["relations"])]
+    parts += ["## Relations", claims_verdict(content["relations"]), _relations(content["relations"])]
     parts += ["## Table 1: MSE", *_table_1(results), _note_1(content)]
     transfer = list(_transfer_rows(results))
     if transfer:
@@ -199,20 +199,9 @@ def _method_rows(results: Content, full: str, kind: str, theirs: Mapping) -> Ite
             yield [_title(name) if method == "plain" else "", method, *_cells(numbers["mse"]), *_theirs(quoted)]
 
 
-def _verdict(relations: Sequence[Mapping[str, Any]]) -> str:
-    required = [one for one in relations if one["required"]]
-    failed = [f"{one['claim']} ({one['found']})" for one in required if not one["shows"]]
-    text = f"{len(required) - len(failed)} of {len(required)} relations show."
-    return text + (f" Not so: {'; '.join(failed)}." if failed else "")
-
-
 def _relations(relations: Sequence[Mapping[str, Any]]) -> str:
-    rows = []
-    for one in relations:
-        claim = one["claim"] if one["required"] else f"({one['claim']})"
-        rows.append([claim, one["wanted"], one["found"], "yes" if one["shows"] else "no", one["paper"]])
     note = "In parentheses: not demanded, told all the same."
-    return table(["relation", "wanted", "measured", "shows", "paper"], rows) + "\n\n" + note
+    return claims_table(relations, note)
 
 
 def _introduction(content: Content) -> str:

@@ -19,7 +19,7 @@ from .runs import write_json
 from .suits_methods import METHODS, TIMED
 from .suits_relations import LEVEL, judge
 from .suits_runs import SETS
-from .tables import number, p_value, real_table, table
+from .tables import claims_table, claims_verdict, number, p_value, real_table, table
 from .vtn_tables import environment
 
 Content = Mapping[str, Any]
@@ -49,7 +49,7 @@ def markdown(content: Content) -> str:
     """Return the report."""
     results = content["results"]
     parts = ["# SUITS: the paper's Table 2", _introduction(content)]
-    parts += ["## Relations", _verdict(content["relations"]), _relations(content["relations"])]
+    parts += ["## Relations", claims_verdict(content["relations"]), _relations(content["relations"])]
     for name, one in SETS.items():
         if name in results:
             parts += [f"## Table 2: {one.title}", "Dice", _organs(results[name], name, "dice")]
@@ -76,23 +76,12 @@ def _introduction(content: Content) -> str:
     )
 
 
-def _verdict(relations: Sequence[Mapping[str, Any]]) -> str:
-    required = [one for one in relations if one["required"]]
-    failed = [f"{one['claim']} ({one['found']})" for one in required if not one["shows"]]
-    text = f"{len(required) - len(failed)} of {len(required)} relations show."
-    return text + (f" Not so: {'; '.join(failed)}." if failed else "")
-
-
 def _relations(relations: Sequence[Mapping[str, Any]]) -> str:
-    rows = []
-    for one in relations:
-        claim = one["claim"] if one["required"] else f"({one['claim']})"
-        rows.append([claim, one["wanted"], one["found"], "yes" if one["shows"] else "no", one["paper"]])
     note = (
         f"In parentheses: not demanded, told all the same. p: Wilcoxon's signed-rank test, two-sided, on means over "
         f"organs of each pair; where it is demanded it must be below {LEVEL}. Pairs that both methods have registered."
     )
-    return table(["relation", "wanted", "measured", "shows", "paper"], rows) + "\n\n" + note
+    return claims_table(relations, note)
 
 
 def _organs(found: Content, name: str, metric: str) -> str:

@@ -191,6 +191,23 @@ def verdict_sentence(found: Sequence[Mapping[str, Any]]) -> str:
     return text
 
 
+def claims_verdict(relations: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many of the demanded relations show, and which do not."""
+    required = [one for one in relations if one["required"]]
+    failed = [f"{one['claim']} ({one['found']})" for one in required if not one["shows"]]
+    text = f"{len(required) - len(failed)} of {len(required)} relations show."
+    return text + (f" Not so: {'; '.join(failed)}." if failed else "")
+
+
+def claims_table(relations: Sequence[Mapping[str, Any]], note: str) -> str:
+    """Return a row a relation, those that need not show in parentheses, and a note."""
+    rows = []
+    for one in relations:
+        claim = one["claim"] if one["required"] else f"({one['claim']})"
+        rows.append([claim, one["wanted"], one["found"], "yes" if one["shows"] else "no", one["paper"]])
+    return table(["relation", "wanted", "measured", "shows", "paper"], rows) + "\n\n" + note
+
+
 def real_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return what was measured on real pairs: {case: {state: metrics.json}} -> a row a state."""
     rows = []
