@@ -8,6 +8,7 @@ examples:
   register.py vtn --fixed a.nii.gz --moving b.nii.gz --output_dir out \\
       --fixed_label a_seg.nii.gz --moving_label b_seg.nii.gz --refine_steps 100
   register.py vtn --datalist pairs.json --output_dir out --device cuda:0
+  register.py r2n2 --series cine.nii.gz --output_dir out
   register.py meta_affine --config inference_3d --fixed a.nii.gz --moving b.nii.gz --output_dir out
   register.py path/to/my_bundle --fixed a.nii.gz --moving b.nii.gz --output_dir out --set precision=bfloat16
 
@@ -26,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import shared_components
 from shared_components.cli import quiet, run_main
 from shared_components.errors import InputError
 
@@ -41,6 +43,7 @@ PAIR = {
     "fixed_mask": "where the fixed image counts in the refinement",
     "moving_mask": "where the moving image counts in the refinement",
 }
+SERIES = Path(shared_components.__file__).parent / "series" / "series.json"
 REFINE, REFINE_STEPS = ("field", "vsvf", "bspline"), 90
 _WORDS = ("centre_of_mass", "header", "meta_affine")
 
@@ -60,6 +63,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--datalist", metavar="JSON", help="list of pairs, paths from its folder; each gets a folder of results"
     )
     many.add_argument("--section", help="which list of that file; default: test")
+    _series_arguments(parser)
     how = parser.add_argument_group("how")
     how.add_argument(
         "--initial_transform",
@@ -75,6 +79,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "keeps a field without folds invertible, or by a cubic B-spline added to it (bspline); alone the option stands "
         f"for --refine_steps {REFINE_STEPS}",
     )
+    _step_arguments(how)
     how.add_argument("--starts", type=int, metavar="N", help="rotations to search from; for bundles that search")
     how.add_argument("--config", metavar="NAME", help="a configuration of the bundle on top, such as inference_3d")
     how.add_argument("--weights", metavar="FILE", help="default: the bundle's models/model.pt")
@@ -86,6 +91,18 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     how.add_argument("--verbose", action="store_true", help="what MONAI and Ignite say, and tracebacks of failures")
     return parser.parse_args(argv)
+
+
+def _series_arguments(parser: argparse.ArgumentParser) -> None:
+    series = parser.add_argument_group("a series over time, for bundles of 2-D images")
+    series.add_argument("--series", metavar="PATH", help="a 2-D+t file, or a folder with one image a frame")
+    series.add_argument("--fixed_frame", type=int, metavar="K", help="from 0 on; default: nearest the mean intensity")
+
+
+def _step_arguments(how: argparse._ArgumentGroup) -> None:
+    how.add_argument("--steps", type=int, metavar="T", help="most steps of a bundle that goes step by step")
+    how.add_argument("--tolerance", type=float, metavar="V", help="voxels; its steps end when less is left to be moved")
+    how.add_argument("--uncertainty", action="store_true", help="also the expected error in mm, uncertainty_mm.nii.gz")
 
 
 def found_bundles() -> list[str]:
@@ -132,16 +149,18 @@ def overrides(options: argparse.Namespace, config: dict[str, Any]) -> dict[str, 
         InputError: neither pair nor datalist, both, or an id that the configuration does not have.
     """
     _check_pair(options)
-    chosen = {name: getattr(options, name) for name in (*PAIR, "datalist", "weights", "output_dir")}
+    chosen = {name: getattr(options, name) for name in (*PAIR, "datalist", "series", "weights", "output_dir")}
     chosen = {name: _path(path) for name, path in chosen.items() if path is not None}
     initial = options.initial_transform
     if initial is not None:
         chosen["initial_transform"] = initial if initial in _WORDS else _path(initial)
     if options.refine is not None and options.refine_steps is None:
         options.refine_steps = REFINE_STEPS
-    for name in ("section", "refine", "refine_steps", "starts"):
+    for name in ("section", "fixed_frame", "refine", "refine_steps", "steps", "tolerance", "starts"):
         if getattr(options, name) is not None:
             chosen[name] = getattr(options, name)
+    if options.uncertainty:
+        chosen["uncertainty"] = True
     if options.no_report:
         chosen["report"] = False
     chosen["device#name"] = options.device
@@ -166,16 +185,18 @@ def _check_pair(options: argparse.Namespace) -> None:
     named = [f"--{name}" for name in PAIR if getattr(options, name) is not None]
     if options.datalist is not None and named:
         raise InputError(f"--datalist and {named[0]} exclude each other; write the files of all pairs into the list")
-    if options.datalist is None:
+    if options.series is not None and (named or options.datalist is not None):
+        raise InputError(f"--series and {(*named, '--datalist')[0]} exclude each other; a series holds all its images")
+    if options.fixed_frame is not None and options.series is None:
+        raise InputError("--fixed_frame chooses a frame of a series; give it with --series")
+    if options.datalist is None and options.series is None:
         for side in ("fixed", "moving"):
             if not getattr(options, side):
                 raise InputError(f"the {side} image is missing; give its path with --{side}, or many with --datalist")
-    if options.refine_steps is not None and options.refine_steps < 0:
-        raise InputError(f"--refine_steps {options.refine_steps} is negative; give 0 or more")
-    if options.starts is not None and options.starts < 1:
-        raise InputError(f"--starts {options.starts} is not possible; give 1 or more")
-    if options.threads is not None and options.threads < 1:
-        raise InputError(f"--threads {options.threads} is not possible; give 1 or more")
+    for name, least in (("refine_steps", 0), ("steps", 0), ("tolerance", 0), ("starts", 1), ("threads", 1)):
+        value = getattr(options, name)
+        if value is not None and not value >= least:
+            raise InputError(f"--{name} {value} is not possible; give {least} or more")
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -220,7 +241,7 @@ def no_empty_folder(folder: Path) -> Iterator[None]:
 def register(options: argparse.Namespace) -> None:
     """Run the bundle's inference.json through ``monai.bundle``."""
     root = find_bundle(options.bundle)
-    files = config_files(root, options.config)
+    files = config_files(root, options.config) + ([SERIES] if options.series else [])
     config = {key: value for file in files for key, value in json.loads(file.read_text()).items()}
     chosen = overrides(options, config)
     with warnings.catch_warnings():
@@ -230,7 +251,7 @@ def register(options: argparse.Namespace) -> None:
         from monai.bundle import run
     if options.threads:
         torch.set_num_threads(options.threads)
-    what = options.datalist or f"{Path(options.moving).name} onto {Path(options.fixed).name}"
+    what = options.series or options.datalist or f"{Path(options.moving).name} onto {Path(options.fixed).name}"
     print(f"{root.name}: registering {what} ...", file=sys.stderr, flush=True)
     logging_file = None if options.verbose else False
     with bundle_code(root), quiet(not options.verbose), no_empty_folder(Path(options.output_dir).expanduser()):

@@ -7,6 +7,7 @@ examples:
   reproduce.py meta_affine --data_dir ../shared/data --peer_python peers/bin/python --figures figures
   reproduce.py suits --data_dir ../shared/data --peer_python peers/bin/python --markdown suits.md --figures figures
   reproduce.py avsm --data_dir ../shared/data --peer_python peers/bin/python --markdown avsm.md --figures figures
+  reproduce.py r2n2 --shipped --data_dir ../shared/data --peer_python peers/bin/python --figures figures --real
 
 A reproduction that was stopped goes on where it was when the same command is given again.
 
@@ -31,6 +32,7 @@ METHODS = {
     "meta_affine": "reproducing.meta_affine",
     "suits": "reproducing.suits",
     "avsm": "reproducing.avsm",
+    "r2n2": "reproducing.r2n2",
 }
 
 

@@ -72,3 +72,17 @@ def invert_params(A: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     inverse = torch.linalg.inv(eye + A)
     return inverse - eye, -(inverse * b.unsqueeze(1)).sum(-1)
+
+
+def rotation(turn: Tensor) -> Tensor:
+    """Return matrices (..., D, D) of angles (..., 1) or rotation vectors (..., 3), smooth also at no rotation."""
+    if turn.shape[-1] == 1:
+        cos, sin = turn.cos(), turn.sin()
+        return torch.stack([torch.cat([cos, -sin], -1), torch.cat([sin, cos], -1)], -2)
+    x, y, z = turn.unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    angle = (turn.square().sum(-1) + 1e-12).sqrt()[..., None, None] / torch.pi
+    eye = torch.eye(3, dtype=turn.dtype, device=turn.device)
+    square = (cross[..., None] * cross[..., None, :, :]).sum(-2)  # a product of matrices, but not under autocast
+    return eye + torch.sinc(angle) * cross + 0.5 * torch.sinc(angle / 2).square() * square

@@ -23,6 +23,8 @@ from .warp import invert, warp_labels
 class PrepareTraining:
     """Batch -> (image, targets, (), {"return_stages": True}) for MONAI's SupervisedTrainer.
 
+    Where pairs have a "noise_seed" (``pairs.DrawSeed``), the network is given that of the first one too.
+
     Args:
         symmetric: register both orders of each pair: the batch doubles, the second half has fixed and moving swapped.
     """
@@ -42,7 +44,8 @@ class PrepareTraining:
             if self.symmetric:
                 raise InputError("pairs with a target field have one order only; train on them with --symmetric False")
             targets["ddf"] = batch["ddf"].to(device, non_blocking=non_blocking)
-        return image, targets, (), {"return_stages": True}
+        seed = {"noise_seed": int(batch["noise_seed"][0])} if "noise_seed" in batch else {}
+        return image, targets, (), {"return_stages": True, **seed}
 
 
 class PrepareInference:
@@ -234,3 +237,8 @@ def warmup_cosine(
         return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def lower_is_better(value: float, best: float) -> bool:
+    """Compare errors for MONAI's evaluator (``metric_cmp_fn``), whose best metric begins at -1."""
+    return best < 0 or value < best

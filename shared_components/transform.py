@@ -106,6 +106,12 @@ def carry(
     return PhysicalField(target, ddf_mm.contiguous().numpy())
 
 
+def carry_values(values: Tensor, network: Frame, target: Frame) -> Tensor:
+    """Bring values (C, *network.shape) to another grid in the same world; beyond the network's, border values go on."""
+    coords = affine_coords(_tensor(vox_to_vox(target, network)), target.shape)
+    return sample(values[None].float(), coords)[0]
+
+
 def network_ddf(field: PhysicalField, network: Frame, initial: np.ndarray) -> Tensor:
     """Return what a network should predict for ``field``, (1, D, *network.shape) voxels: the reverse of ``carry``.
 

@@ -14,6 +14,7 @@ from shared_components.engines import (
     StageInferer,
     WarpLabel,
     load_weights,
+    lower_is_better,
     resolve_device,
     warmup_cosine,
 )
@@ -38,6 +39,16 @@ def test_a_target_field_is_handed_on_but_not_swapped():
     assert torch.equal(PrepareTraining()(with_target)[1]["ddf"], with_target["ddf"])
     with pytest.raises(InputError, match="one order"):
         PrepareTraining(symmetric=True)(with_target)
+
+
+def test_the_seed_of_the_first_pair_reaches_the_network():
+    seeds = {**batch(), "noise_seed": torch.tensor([7, 9])}
+    assert PrepareTraining()(seeds)[3] == {"return_stages": True, "noise_seed": 7}
+
+
+def test_of_errors_the_first_and_every_lower_one_is_better():
+    assert lower_is_better(0.5, -1) and lower_is_better(0.0, -1) and lower_is_better(0.4, 0.5)
+    assert not lower_is_better(0.5, 0.4) and not lower_is_better(0.0, 0.0)
 
 
 def test_labels_reach_the_evaluator_and_are_moved():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from shared_components.handlers import PhaseRates, phase_of
+from shared_components.handlers import PhaseRates, PhaseValues, phase_of
 
 
 def optimizer() -> torch.optim.Optimizer:
@@ -46,3 +46,23 @@ def test_every_phase_needs_a_rate():
         PhaseRates(optimizer(), (1, 1), (1.0,))
     with pytest.raises(ValueError, match="2 phases need as many epochs between halvings"):
         PhaseRates(optimizer(), (1, 1), (1.0, 1.0), [3])
+
+
+def test_values_follow_the_phases_also_after_a_resumption() -> None:
+    class Network:
+        steps = 9
+
+    network, seen = Network(), []
+    for first in (1, 3):
+        engine = Engine(lambda engine, batch: seen.append(network.steps))
+        PhaseValues(network, "steps", (2, 1, 1), (1, 3, 6)).attach(engine)
+        engine.state.epoch = first - 1
+        for epoch in range(first, 7):
+            engine.state.epoch = epoch
+            engine.fire_event(Events.EPOCH_STARTED)
+            seen.append(network.steps)
+    assert seen == [1, 1, 3, 6, 6, 6, 3, 6, 6, 6]
+    with pytest.raises(ValueError, match="3 phases need as many values of 'steps'"):
+        PhaseValues(network, "steps", (2, 1, 1), (1, 3))
+    with pytest.raises(ValueError, match="has no 'stepps'"):
+        PhaseValues(network, "stepps", (2,), (1,))

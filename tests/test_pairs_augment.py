@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shared_components.pairs import AugmentPair
+from shared_components.pairs import AugmentPair, DrawSeed
 
 EVERYTHING = {
     "bspline": 0.4, "rotation": 10.0, "scaling": 0.1, "translation": 0.05, "pose_rotation": 10.0, "pose_scaling": 0.1,
@@ -75,3 +75,11 @@ def test_probability_leaves_some_pairs_as_acquired() -> None:
 def test_an_empty_augmentation_changes_nothing() -> None:
     found = drawn(0, bspline=0)
     assert all(torch.equal(found[key], value) for key, value in pair().items())
+
+
+def test_every_pair_has_a_seed_of_its_own() -> None:
+    draw = DrawSeed(lambda item, generator: {**item, "seen": torch.rand((), generator=generator)})
+    items = [draw({"image": torch.zeros(2, 4, 4)}, torch.Generator().manual_seed(k)) for k in (0, 1, 0)]
+    seeds = [int(item["noise_seed"]) for item in items]
+    assert seeds[0] == seeds[2] != seeds[1] and all("seen" in item for item in items)
+    assert set(DrawSeed()({}, torch.Generator())) == {"noise_seed"}

@@ -7,6 +7,7 @@ import pytest
 import torch
 from thorax_case import EVEN, KINDS, SIZE, extremes, make_plain, make_thorax
 
+from shared_components.images.volumes import mean_frame
 from shared_components.synth.thorax import (
     LABELS,
     PLAIN,
@@ -15,7 +16,6 @@ from shared_components.synth.thorax import (
     Look,
     breathing_series,
     draw_breath,
-    nearest_mean_frame,
     procedural_thorax,
 )
 from shared_components.synth.thorax.breath import respiratory_signal
@@ -119,12 +119,6 @@ def test_cycles_vary_and_drift():
     assert np.diff(peaks).std() > 1 and flat[peaks].std() > 0.05
 
 
-def test_nearest_mean_frame():
-    frames = torch.tensor([0.0, 0.9, 0.5, 0.2, 1.0]).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
-    assert nearest_mean_frame(frames) == 2  # the mean is 0.52
-    assert nearest_mean_frame(torch.zeros(3, 1, 4, 4)) == 0
-
-
 def test_fixed_frame_is_between_the_extremes(plain):
-    state = float(plain.signal[nearest_mean_frame(plain.frames)])
+    state = float(plain.signal[mean_frame(plain.frames)])
     assert 0.05 < state < 0.9

@@ -12,13 +12,12 @@ from thorax_case import EVEN, SIZE, extremes
 
 from shared_components.errors import InputError
 from shared_components.images import write_image
-from shared_components.images.volumes import read_volumes
+from shared_components.images.volumes import mean_frame, read_volumes
 from shared_components.pairs import SeriesPairs, make_preprocessing, read_datalist
 from shared_components.synth.thorax import (
     PLAIN,
     breathing_series,
     make_breathing_set,
-    nearest_mean_frame,
     read_breathing,
     thorax_from_slice,
 )
@@ -110,6 +109,16 @@ def test_set_is_split_by_subject(written):
     assert all({item["plane"] for item in items} == {"coronal", "sagittal"} for items in datalist.values())
 
 
+def test_one_section_alone_is_the_same(written, tmp_path):
+    datalist = json.loads(Path(make_breathing_set(tmp_path, 3, 2, 5, 7, SIZE, sections=("test",))).read_text())
+    assert datalist == json.loads((written / "datalist.json").read_text()) | {"training": [], "validation": []}
+    assert sorted(path.name for path in tmp_path.glob("*.nii.gz")) == ["subject03_1.nii.gz", "subject03_2.nii.gz"]
+    for item in datalist["test"]:
+        assert (tmp_path / item["truth"]).read_text() == (written / item["truth"]).read_text()
+    with pytest.raises(InputError, match="other settings"):
+        make_breathing_set(tmp_path, 3, 2, 5, 7, SIZE)
+
+
 def test_series_comes_back_with_its_truth(written):
     item = json.loads((written / "datalist.json").read_text())["training"][0]
     series = read_breathing(written / item["series"])
@@ -117,7 +126,7 @@ def test_series_comes_back_with_its_truth(written):
     np.testing.assert_allclose(series.frame.spacing, 6.0)
     assert 0 <= float(series.frames.min()) and 0.5 < float(series.frames.max()) <= 1
     assert series.fixed == item["fixed_frame"]
-    again = nearest_mean_frame(series.frames)
+    again = mean_frame(series.frames)
     means = series.frames.flatten(1).mean(1)
     assert abs(float(means[again] - means[series.fixed])) < 1e-3  # rounding to 255 steps may change a tie
     ddf = series.motion.ddf(series.fixed, 0)

@@ -28,6 +28,7 @@ NEEDS = {  # method -> package
     "syn": "antspyx",
     "syn_mi": "antspyx",
     "greedy": "picsl-greedy",
+    "greedy_2d": "picsl-greedy",
     "demons": "SimpleITK",
 }
 RESOLUTIONS, GRID_SPACING_MM = 4, 10.0  # the defaults, 256 iterations of 2048 samples each
@@ -87,6 +88,20 @@ def syn(fixed: str, moving: str, out: str, folder: str) -> tuple[str, float]:
     return ants.__version__, seconds
 
 
+def greedy_2d(fixed: str, moving: str, out: str, folder: str) -> tuple[str, float]:
+    """Greedy on two slices: local NCC of radius 2, 100/50/10 iterations over three levels; no affine part."""
+    from importlib.metadata import version
+
+    from picsl_greedy import Greedy2D
+
+    tool, threads = Greedy2D(), os.environ.get("OMP_NUM_THREADS", "1")
+    begin = time.perf_counter()
+    tool.execute(f"-threads {threads} -m NCC 2x2 -i {fixed} {moving} -n 100x50x10 -o {folder}/warp.nii.gz")
+    seconds = time.perf_counter() - begin
+    tool.execute(f"-threads {threads} -rf {fixed} -r {folder}/warp.nii.gz -rc {out}")
+    return version("picsl-greedy"), seconds
+
+
 def of_benchmark(tool: str, kind: str) -> FilesTool:
     """Return a tool as the benchmark runs it, with the settings that are told there."""
 
@@ -123,6 +138,7 @@ ADAPTERS: dict[str, Adapter] = {
     "syn": partial(by_files, syn),
     "syn_mi": partial(by_files, of_benchmark("ants", "syn")),
     "greedy": partial(by_files, of_benchmark("greedy", "ncc")),
+    "greedy_2d": partial(by_files, greedy_2d),
     "demons": partial(by_files, of_benchmark("demons", "")),
 }
 

@@ -11,7 +11,7 @@ from .pair_metrics import (
     MeanSquaresHandler,
     TREHandler,
 )
-from .phases import PhaseRates, phase_of
+from .phases import PhaseRates, PhaseValues, phase_of
 from .progress import EpochProgress, StageLossLogger
 from .rows import PairMetricHandler, TakeKeys
 from .training import GradientClip, StopOnNaN
@@ -29,6 +29,7 @@ __all__ = [
     "MeanSquaresHandler",
     "PairMetricHandler",
     "PhaseRates",
+    "PhaseValues",
     "StageLossLogger",
     "StopOnNaN",
     "TREHandler",

@@ -1,10 +1,12 @@
-"""Trainings that go through phases: which one an epoch belongs to, and its learning rate."""
+"""Trainings that go through phases: which one an epoch belongs to, its learning rate, and what else changes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from ignite.engine import Engine, Events
 from ignite.handlers.param_scheduler import ParamScheduler
 
 
@@ -53,3 +55,32 @@ class PhaseRates(ParamScheduler):
         """Return the rate of the epoch that begins."""
         phase, epoch = phase_of(self.event_index, self.lengths)
         return self.rates[phase] * 0.5 ** (epoch // self.halve_every[phase])
+
+
+class PhaseValues:
+    """Set an attribute of an object at the beginning of each epoch, by phase, such as the steps of a recurrent network.
+
+    Args:
+        target: whose attribute it is.
+        name: of the attribute; it must be there.
+        lengths: epochs of the phases; the last one goes on.
+        values: one a phase.
+
+    Raises:
+        ValueError: where there is not one value a phase, or no such attribute.
+    """
+
+    def __init__(self, target: Any, name: str, lengths: Sequence[int], values: Sequence[Any]) -> None:
+        if len(values) != len(lengths):
+            raise ValueError(f"{len(lengths)} phases need as many values of '{name}', got {list(values)}")
+        if not hasattr(target, name):
+            raise ValueError(f"a {type(target).__name__} has no '{name}' to set by phase")
+        self.target, self.name, self.lengths, self.values = target, name, tuple(lengths), tuple(values)
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer; resuming in the middle of a phase is no matter."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Set the value of the epoch that begins."""
+        setattr(self.target, self.name, self.values[phase_of(engine.state.epoch - 1, self.lengths)[0]])

@@ -95,6 +95,15 @@ def write_volumes(path: str | os.PathLike, volumes: Volumes) -> None:
     write_nifti(path, image)
 
 
+def mean_frame(frames: Tensor) -> int:
+    """Return the number of the frame of (N, ...) whose mean intensity is nearest the mean of all; ties: the first.
+
+    In free breathing that frame lies near the middle of the respiratory cycle (Sandkuehler et al. 2019).
+    """
+    means = frames.flatten(1).mean(1, dtype=torch.float64)
+    return int((means - means.mean()).abs().argmin())
+
+
 def _check_ndim(values: np.ndarray, path: Path, what: str, ndim: int) -> None:
     shown = "x".join(map(str, values.shape))
     if 0 in values.shape:

@@ -1,6 +1,6 @@
 """Fixed/moving pairs: where they come from and how they reach the network."""
 
-from .augment import AugmentPair
+from .augment import AugmentPair, DrawSeed
 from .datasets import (
     PairDataset,
     PairSampler,
@@ -15,6 +15,7 @@ from .series import SeriesPairs, find_series, mean_frame, read_series
 
 __all__ = [
     "AugmentPair",
+    "DrawSeed",
     "FramePair",
     "LoadPair",
     "Pair",

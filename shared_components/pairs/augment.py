@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -127,3 +128,19 @@ def _draw_affine(
     matrix = torch.matrix_exp(turn) @ torch.diag(1 + draw(ndim) * scaling)
     shift = draw(ndim) * translation * torch.tensor(tuple(shape), dtype=torch.float32)
     return (matrix - torch.eye(ndim))[None], shift[None]
+
+
+class DrawSeed:
+    """Augmentation of a pair that adds "noise_seed", from the pair's own generator: a killed run goes on to the bit.
+
+    Args:
+        augment: ``augment(item, generator) -> item`` before it, such as ``AugmentPair``, or None.
+    """
+
+    def __init__(self, augment: Callable[[Item, torch.Generator], Item] | None = None) -> None:
+        self.augment = augment
+
+    def __call__(self, item: Item, generator: torch.Generator) -> Item:
+        """Return the pair with its seed."""
+        item = item if self.augment is None else self.augment(item, generator)
+        return {**item, "noise_seed": torch.randint(2**31, (), generator=generator)}

@@ -161,6 +161,9 @@ class FramePair:
         keep_native: hand on the ``Pair`` with the native images; training on listed pairs has no use for it.
         within: the grid of a pair is nowhere longer than its fixed image, for networks that take any size: what lies
             outside the field of view has an edge that is no anatomy.
+
+    Where many pairs share their fixed image, its part of the work is done once: a pair that comes with its network grid
+    keeps it, and "fixed_view" (1, *size) in the item is taken for what the network sees of the fixed image.
     """
 
     def __init__(
@@ -196,8 +199,9 @@ class FramePair:
     def _pair(self, item: Item) -> Item:
         pair: Pair = item["pair"]
         pair.initial = self._initial(pair)
-        grid = self.size, self.spacing, self.center, self.within
-        pair.network = network_frame(pair.fixed.array, pair.fixed.frame, *grid)
+        if pair.network is None:
+            grid = self.size, self.spacing, self.center, self.within
+            pair.network = network_frame(pair.fixed.array, pair.fixed.frame, *grid)
         common = overlap(pair.fixed.frame, pair.moving.frame, pair.initial, pair.network)
         if common < 0.02:
             raise InputError(
@@ -205,7 +209,10 @@ class FramePair:
                 f"'{self.initial}'; use --initial_transform centre_of_mass or give an affine file"
             )
         worlds = {"fixed": None, "moving": pair.initial}
-        views = [self._view(pair.images[side], pair.network, worlds[side]) for side in SIDES]
+        views = [
+            item[f"{side}_view"] if f"{side}_view" in item else self._view(image, pair.network, worlds[side])
+            for side, image in pair.images.items()
+        ]
         out: Item = {"image": torch.cat(views), "name": item["name"], "spacing_mm": _spacing(pair.network)}
         if self.keep_native:
             out["pair"] = pair

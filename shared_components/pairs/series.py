@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import InputError
@@ -16,7 +15,8 @@ from ..images import Image, read_image
 from ..images.files import suffix_of
 from ..images.formats import ITK_SUFFIXES, NIBABEL_SUFFIXES
 from ..images.pictures import SUFFIXES as PICTURE_SUFFIXES
-from ..images.volumes import Volumes, read_volumes
+from ..images.slices import SliceSeries, read_slice_series
+from ..images.volumes import Volumes, mean_frame, read_volumes
 from .datasets import Item, read_datalist
 
 MODES = ("mean", "random")
@@ -33,13 +33,18 @@ def read_series(path: str | Path, ndim: int = 2) -> Volumes:
         ndim: spatial dimensions D of a frame.
 
     Returns:
-        The frames, "array" (N, *spatial).
+        The frames, "array" (N, *spatial). For D = 2 a ``SliceSeries``: the slice may lie in space as it likes, axial,
+        coronal, sagittal or oblique, and ``frame`` is its grid in the coordinates of its plane.
 
     Raises:
-        InputError: fewer than two frames, frames on different grids, or what ``read_volumes`` refuses.
+        InputError: fewer than two frames, frames on different grids, or what ``read_slice_series`` and ``read_volumes``
+            refuse.
     """
     path = Path(path)
-    found = _read_folder(path, ndim) if path.is_dir() else read_volumes(path, "series", ndim)
+    if path.is_dir():
+        found = _read_folder(path, ndim)
+    else:
+        found = read_slice_series(path, "series") if ndim == 2 else read_volumes(path, "series", ndim)
     if len(found.array) < 2:
         raise InputError(f"series {path} has {len(found.array)} frame; give a file or a folder with two or more")
     return found
@@ -49,26 +54,30 @@ def _read_folder(path: Path, ndim: int) -> Volumes:
     files = sorted((file for file in path.iterdir() if suffix_of(file) in _KNOWN), key=_natural)
     if len(files) < 2:
         raise InputError(f"series {path} has {len(files)} frames; give a folder with two image files or more")
-    frames = [read_image(file, "frame", ndim) for file in files]
+    frames = [_read_slice(file) if ndim == 2 else read_image(file, "frame", ndim) for file in files]
+    first = frames[0]
     for frame in frames[1:]:
-        if not frame.frame.same_grid(frames[0].frame, tolerance_mm=0.01):
+        same = frame.frame.same_grid(first.frame, tolerance_mm=0.01)
+        if same and ndim == 2:
+            same = bool(np.abs(frame.corners_ras() - first.corners_ras()).max() <= 0.01)
+        if not same:
             raise InputError(f"frame {frame.path} lies on another grid than {files[0]}; all frames must share one grid")
     array = torch.cat([frame.array for frame in frames])
-    return Volumes(array, frames[0].frame, path, frames[0].dtype, (len(files),))
+    if ndim == 2:
+        return SliceSeries(array, first.frame, path, first.dtype, (len(files),), plane=first.plane)
+    return Volumes(array, first.frame, path, first.dtype, (len(files),))
+
+
+def _read_slice(path: Path) -> SliceSeries:
+    found = read_slice_series(path, "frame")
+    if len(found.array) > 1:
+        raise InputError(f"frame {path} holds {len(found.array)} images; give a folder with one image a file")
+    return found
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
     """Digits as numbers, so that 2 comes before 10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
-
-
-def mean_frame(frames: Tensor) -> int:
-    """Return the number of the frame of (N, ...) whose mean intensity is nearest the mean of all; ties: the first.
-
-    In free breathing that frame lies near the middle of the respiratory cycle (Sandkuehler et al. 2019).
-    """
-    means = frames.flatten(1).mean(1, dtype=torch.float64)
-    return int((means - means.mean()).abs().argmin())
 
 
 def find_series(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, arange, float64
 
-from ..synth.deformations import spline_weights
+from ..splines import spline_weights
 from .basis import along_axes
 
 

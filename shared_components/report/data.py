@@ -10,7 +10,10 @@ import numpy as np
 
 from ..geometry import Frame, apply_affine
 
-_ON_GRID = ("fixed", "moved_before", "moved", "jacobian", "fixed_label", "moved_label_before", "moved_label")
+_ON_GRID = (
+    *("fixed", "moved_before", "moved", "jacobian", "expected_error_mm"),
+    *("fixed_label", "moved_label_before", "moved_label"),
+)
 _POINTS = ("fixed_points_mm", "moving_points_mm", "mapped_points_mm")
 
 
@@ -26,6 +29,7 @@ class ReportData:
         moved: (*shape) moving image after registration.
         ddf_mm: (D, *shape) RAS mm, pull-back: the point p of the fixed image goes to p + ddf_mm(p).
         jacobian: (*shape) determinant of that map; computed on the slices drawn where it is None.
+        expected_error_mm: (*shape) how far the field may be wrong.
         fixed_label, moved_label_before, moved_label: (*shape) integer labels, 0 is background.
         fixed_points_mm: (N, D) RAS mm landmarks in the fixed image.
         moving_points_mm: (N, D) RAS mm the same landmarks in the moving image.
@@ -45,6 +49,7 @@ class ReportData:
     moved: np.ndarray
     ddf_mm: np.ndarray
     jacobian: np.ndarray | None = None
+    expected_error_mm: np.ndarray | None = None
     fixed_label: np.ndarray | None = None
     moved_label_before: np.ndarray | None = None
     moved_label: np.ndarray | None = None

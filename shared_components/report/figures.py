@@ -134,6 +134,18 @@ def displacement(views: Views) -> tuple[Drawing, float]:
     return sheet.finish(), largest
 
 
+def expected_error(views: Views) -> Drawing:
+    """Draw how far the field may be wrong, in mm."""
+    sheet = Sheet(views.planes, dpi=views.dpi, bar=True)
+    slices = [views.cut(plane, views.data.expected_error_mm) for plane in views.planes]
+    norm = Normalize(0, max(float(max(np.percentile(values, 99.5) for values in slices)), 1e-3))
+    for (_, plane, axes), values in zip(sheet.panels, slices, strict=True):
+        axes.imshow(values, cmap="magma", norm=norm, extent=plane.extent, interpolation="auto", aspect="auto")
+        _shape_lines(axes, plane, views, "white")
+    sheet.bar(colormaps["magma"], norm, "expected error in mm", extend="max")
+    return sheet.finish()
+
+
 def _shape_lines(axes: Axes, plane: Plane, views: Views, colour: str) -> None:
     """Draw a faint line around what is bright in the fixed image, to know where one is."""
     picture = gaussian_filter(views.grey(plane, "fixed"), 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from .sheet import Drawing
 from .tables import facts_table, metrics_table, number, text
 
 # Nothing may be fetched and nothing sent, whatever a name in a file header tries to smuggle in.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _DIRECTION = (
     "The field gives for each point of the fixed image the way to the matching point of the moving image (pull-back): "
     "moved(p) = moving(p + ddf(p)). Points go from the fixed to the moving image through it, images the other way."
@@ -25,19 +26,22 @@ _UNITS = (
 )
 
 
-def _picture(drawing: Drawing, alternative: str) -> str:
+def picture(drawing: Drawing, alternative: str) -> str:
+    """Return a picture as an element that holds its bytes."""
     code = base64.b64encode(drawing.png).decode("ascii")
     size = f'width="{drawing.width}" height="{drawing.height}"'
     return f'<img src="data:image/png;base64,{code}" {size} alt="{text(alternative)}">'
 
 
-def _section(key: str, heading: str, caption: str, body: str) -> str:
+def section(key: str, heading: str, caption: str, body: str) -> str:
+    """Return a section of a page; ``caption`` and ``body`` are HTML."""
     words = f'<p class="caption">{caption}</p>' if caption else ""
     return f'<section id="{key}"><div class="keep"><h2>{heading}</h2>{words}</div>{body}</section>'
 
 
-def _figure(key: str, heading: str, caption: str, drawing: Drawing) -> str:
-    return _section(key, heading, caption, f"<figure>{_picture(drawing, heading)}</figure>")
+def figure(key: str, heading: str, caption: str, drawing: Drawing) -> str:
+    """Return a section that is one picture."""
+    return section(key, heading, caption, f"<figure>{picture(drawing, heading)}</figure>")
 
 
 def _swatch(colour: str, words: str) -> str:
@@ -56,7 +60,7 @@ def _viewer(views: Views) -> str:
     )
     rows = [(words, figures.image_row(views, name)) for name, words in names]
     layers = "".join(
-        f'<figure class="layer"><figcaption>{words}</figcaption>{_picture(row, words)}</figure>' for words, row in rows
+        f'<figure class="layer"><figcaption>{words}</figcaption>{picture(row, words)}</figure>' for words, row in rows
     )
     controls = (
         '<div class="controls"><span>Over the fixed image:</span>'
@@ -69,7 +73,7 @@ def _viewer(views: Views) -> str:
     spans = [list(span) for span in rows[0][1].spans]
     caption = "Slide or flicker between the fixed image and the moving one, as it came and as it was moved."
     body = f'<div id="viewer" data-spans="{spans}">{controls}<div class="stack">{layers}</div></div>'
-    return _section("images", "Fixed and moving", caption, body)
+    return section("images", "Fixed and moving", caption, body)
 
 
 def _orientation(views: Views) -> str:
@@ -97,7 +101,7 @@ def _difference_section(views: Views) -> str:
         "Fixed minus moving, on one colour scale. Where the two images have different contrast, read the outlines, not "
         "the colours."
     )
-    return _figure("difference", "Difference", caption, figures.difference(views))
+    return figure("difference", "Difference", caption, figures.difference(views))
 
 
 def _grid_section(views: Views) -> str:
@@ -106,13 +110,13 @@ def _grid_section(views: Views) -> str:
         f"{'' if views.data.frame.ndim == 2 else 'Only movement within the slice shows. '}Lines that cross are folds."
         + _beyond(views.data)
     )
-    return _figure("grid", "Deformed grid", caption, figures.deformed_grid(views))
+    return figure("grid", "Deformed grid", caption, figures.deformed_grid(views))
 
 
 def _displacement_section(views: Views) -> str:
     drawing, largest = figures.displacement(views)
     caption = f"Length of the displacement in mm; at most {number(largest)} mm shown." + _beyond(views.data)
-    return _figure("displacement", "Displacement", caption, drawing)
+    return figure("displacement", "Displacement", caption, drawing)
 
 
 def _jacobian_section(views: Views) -> str:
@@ -127,7 +131,7 @@ def _jacobian_section(views: Views) -> str:
         f"onto the fixed image, below 1 it is stretched. {_swatch(FOLD_COLOUR, 'Folds (determinant ≤ 0)')}: {folds:,} "
         f"{parts} shown{whole}."
     )
-    return _figure("jacobian", "Jacobian determinant", caption, drawing)
+    return figure("jacobian", "Jacobian determinant", caption, drawing)
 
 
 def _labels_section(views: Views) -> str:
@@ -136,7 +140,7 @@ def _labels_section(views: Views) -> str:
     )
     which = f" The {figures.MOST_LABELS} largest labels of each picture are drawn." if many else ""
     caption = f"{_keys(_swatch(FIXED_COLOUR, 'fixed'), _swatch(MOVING_COLOUR, 'moving'))} over the fixed image.{which}"
-    return _figure("labels", "Label outlines", caption, figures.label_outlines(views))
+    return figure("labels", "Label outlines", caption, figures.label_outlines(views))
 
 
 def _landmark_section(views: Views) -> str:
@@ -153,7 +157,7 @@ def _landmark_section(views: Views) -> str:
     count = data.fixed_points_mm.shape[0]
     most = figures.MOST_ARROWS
     caption += f", the {most} of {count} nearest to each slice." if count > most and data.frame.ndim == 3 else "."
-    return _figure("landmarks", "Landmarks", caption + _landmark_error(data), figures.landmarks(views))
+    return figure("landmarks", "Landmarks", caption + _landmark_error(data), figures.landmarks(views))
 
 
 def _landmark_error(data: ReportData) -> str:
@@ -168,11 +172,14 @@ def _sections(views: Views) -> list[str]:
     data = views.data
     parts = []
     if data.metrics:
-        parts.append(_section("metrics", "Metrics", "", metrics_table(data.metrics)))
+        parts.append(section("metrics", "Metrics", "", metrics_table(data.metrics)))
     parts.append(_viewer(views))
     tiles = "Tiles of the fixed and of the moving image in turn: edges that run on across tiles agree."
-    parts.append(_figure("checkerboard", "Checkerboard", tiles, figures.checkerboard(views)))
+    parts.append(figure("checkerboard", "Checkerboard", tiles, figures.checkerboard(views)))
     parts += [_difference_section(views), _grid_section(views), _displacement_section(views), _jacobian_section(views)]
+    if data.expected_error_mm is not None:
+        words = "How far the field may be wrong, from what the network itself contradicts; before any refinement."
+        parts.append(figure("uncertainty", "Expected error", words, figures.expected_error(views)))
     if data.has_labels:
         parts.append(_labels_section(views))
     if data.has_points:
@@ -182,14 +189,14 @@ def _sections(views: Views) -> list[str]:
     facts = {"fixed grid": f"{shape} {'pixels' if data.frame.ndim == 2 else 'voxels'} of {spacing} mm", **data.run}
     facts.setdefault("direction", _DIRECTION)
     facts.setdefault("units", _UNITS)
-    parts.append(_section("run", "Run", "", facts_table(facts)))
+    parts.append(section("run", "Run", "", facts_table(facts)))
     return parts
 
 
 _LINKS = (
     ("metrics", "Metrics"), ("images", "Images"), ("checkerboard", "Checkerboard"), ("difference", "Difference"),
-    ("grid", "Grid"), ("displacement", "Displacement"), ("jacobian", "Jacobian"), ("labels", "Labels"),
-    ("landmarks", "Landmarks"), ("run", "Run"),
+    ("grid", "Grid"), ("displacement", "Displacement"), ("jacobian", "Jacobian"),
+    ("uncertainty", "Expected error"), ("labels", "Labels"), ("landmarks", "Landmarks"), ("run", "Run"),
 )  # fmt: skip
 
 
@@ -201,19 +208,38 @@ def build_page(data: ReportData, dpi: int) -> str:
         dpi: resolution of the pictures.
     """
     views = Views.of(data, dpi)
-    sections = _sections(views)
-    links = "".join(
-        f'<a href="#{key}">{word}</a>'
-        for key, word in _LINKS
-        if any(f'<section id="{key}"' in s[:40] for s in sections)
-    )
-    notes = "".join(f'<p class="note">{text(note)}</p>' for note in data.notes)
+    return document(data.title, _orientation(views), data.notes, _sections(views), _LINKS)
+
+
+def document(
+    title: str,
+    lead: str,
+    notes: Sequence[str],
+    sections: Sequence[str],
+    links: Sequence[tuple[str, str]],
+    style: str = STYLE,
+    script: str = SCRIPT,
+) -> str:
+    """Return a page that loads nothing from anywhere.
+
+    Args:
+        title: heading.
+        lead: HTML of the first paragraph.
+        notes: sentences to be read first.
+        sections: HTML, see ``section``.
+        links: (key, words) of sections, for a line of links to those that there are.
+        style: CSS.
+        script: JavaScript.
+    """
+    there = [(key, word) for key, word in links if any(f'<section id="{key}"' in s[:40] for s in sections)]
+    line = "".join(f'<a href="#{key}">{word}</a>' for key, word in there)
+    warnings = "".join(f'<p class="note">{text(note)}</p>' for note in notes)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{text(data.title)}</title><style>{STYLE}</style></head>\n<body><main>"
-        f'<h1>{text(data.title)}</h1><p class="lead">{_orientation(views)}</p>{notes}<nav>{links}</nav>\n'
+        f"<title>{text(title)}</title><style>{style}</style></head>\n<body><main>"
+        f'<h1>{text(title)}</h1><p class="lead">{lead}</p>{warnings}<nav>{line}</nav>\n'
         + "\n".join(sections)
-        + f"</main><script>{SCRIPT}</script></body></html>\n"
+        + f"</main><script>{script}</script></body></html>\n"
     )

@@ -23,7 +23,7 @@ _GAP, _TITLE, _BAR = 0.12, 0.27, 0.85  # inches
 DARK = "#262626"  # no hue, so that grey pictures stay grey files
 
 
-def _halo(ink: str) -> list[AbstractPathEffect]:
+def halo(ink: str) -> list[AbstractPathEffect]:
     """Outline of letters that keeps them readable on any picture."""
     return [withStroke(linewidth=2.0, foreground="#000000b0" if ink == "white" else "#ffffffc0")]
 
@@ -124,7 +124,7 @@ class Sheet:
             _scale_bar(axes, plane, ink)
         canvas = FigureCanvasAgg(self.figure)
         canvas.draw()
-        png = _png(np.asarray(canvas.buffer_rgba()), self._shaded)
+        png = encode_png(np.asarray(canvas.buffer_rgba()), self._shaded)
         boxes = [axes.get_position() for *_, axes in self.panels]
         spans = tuple((round(float(box.x0), 4), round(float(box.x1), 4)) for box in boxes)
         return Drawing(png, round(self._width * 100), round(self._height * 100), spans)
@@ -136,7 +136,7 @@ def _letters(axes: Axes, plane: Plane, ink: str) -> None:
         axes.annotate(
             plane.letters[side], (x, y), (dx, dy), xycoords="axes fraction", textcoords="offset points",
             ha=side if dx else "center", va=side if dy else "center",
-            fontsize=8.5, fontweight="bold", color=ink, path_effects=_halo(ink), annotation_clip=False,
+            fontsize=8.5, fontweight="bold", color=ink, path_effects=halo(ink), annotation_clip=False,
         )  # fmt: skip
 
 
@@ -153,13 +153,13 @@ def _scale_bar(axes: Axes, plane: Plane, ink: str) -> None:
     length = nice_length(width)
     x, y = left + 0.05 * width, bottom - max(0.018 * width, min(0.035 * height, 0.05 * width))
     line = {"solid_capstyle": "butt", "clip_on": True}
-    axes.plot([x, x + length], [y, y], color=ink, lw=2.0, path_effects=_halo(ink), **line)
+    axes.plot([x, x + length], [y, y], color=ink, lw=2.0, path_effects=halo(ink), **line)
     axes.annotate(
-        f"{length:g} mm", (x, y), (0, 3), textcoords="offset points", fontsize=7.5, color=ink, path_effects=_halo(ink)
+        f"{length:g} mm", (x, y), (0, 3), textcoords="offset points", fontsize=7.5, color=ink, path_effects=halo(ink)
     )
 
 
-def _png(rgba: np.ndarray, shaded: bool) -> bytes:
+def encode_png(rgba: np.ndarray, shaded: bool) -> bytes:
     """Encode as PNG without metadata, the same bytes for the same picture: grey, true colour (shaded) or a palette."""
     rgb = rgba[..., :3]
     grey = bool((rgb[..., :1] == rgb).all())

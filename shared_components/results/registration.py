@@ -14,7 +14,7 @@ from ..geometry import Frame, apply_affine
 from ..metrics import field_summary, inverse_consistency_error, label_summary, plain, tre_mm
 from ..pairs.load import Pair
 from ..similarity import correlation_loss
-from ..transform import PhysicalField, affine_field, carry
+from ..transform import PhysicalField, affine_field, carry, carry_values
 from ..warp import invert
 
 STAGES = ("header", "initial", "after")
@@ -135,6 +135,19 @@ def describe_field(result: Registration) -> dict[str, Any]:
     summary["inverse_consistency_mm"] = inverse_consistency_error(result.ddf, inverse, network.spacing)
     summary["inverse_residual_vox"] = residual
     return plain(summary)
+
+
+def expected_error(result: Registration, error_mm: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Return an expected error of the network's grid on the fixed one, (*fixed) mm, and its mean, p95 and max there.
+
+    The numbers are over the fixed image's content.
+    """
+    pair = result.pair
+    on_network = error_mm.detach().to("cpu", torch.float32).reshape(1, *pair.network.shape)
+    native = carry_values(on_network, pair.network, pair.fixed.frame)[0]
+    values = native[pair.fixed.array[0] > pair.fixed.array.min()].numpy()
+    numbers = {"mean": values.mean(), "p95": np.percentile(values, 95), "max": values.max()}
+    return native, plain({name: float(value) for name, value in numbers.items()})
 
 
 def affine_world(pair: Pair, matrix_vox: Tensor | None) -> np.ndarray | None:

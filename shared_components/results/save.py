@@ -12,21 +12,22 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import monai
-import numpy as np
 import torch
+from torch import Tensor
 
 from .. import __version__
 from ..errors import InputError
-from ..geometry import Frame, canonical_axes, orientation_codes
-from ..images import sha256_of, write_image
+from ..images import write_image
 from ..itk_io import write_affine, write_field
 from ..pairs.datasets import Item
 from ..report import ReportData, write_report
-from .registration import Registration, affine_world, as_batch, measure
+from .records import bundle_name, describe_frame, identify
+from .registration import Registration, affine_world, as_batch, expected_error, measure
 
 DIRECTION = (
     "ddf.nii.gz lives on the fixed grid and takes a point of the fixed image to the point of the moving image that "
@@ -54,13 +55,18 @@ def check_output_dir(output_dir: str | Path) -> Path:
 
 @contextmanager
 def all_or_nothing(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder beside the results; on success its files are renamed into ``folder``, else discarded."""
+    """Give a temporary folder beside the results; on success what it holds is renamed into ``folder``, else discarded.
+
+    A folder in it takes the place of one of its name, whole.
+    """
     new = not folder.exists()
     check_output_dir(folder)
     temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
     try:
         yield temporary
         for file in sorted(temporary.iterdir()):
+            if file.is_dir() and (folder / file.name).is_dir():
+                os.replace(folder / file.name, temporary / f".old-{file.name}")
             os.replace(file, folder / file.name)
     except OSError as error:
         raise InputError(f"results could not be written to {folder} ({error.strerror}); free space or move") from error
@@ -95,30 +101,51 @@ class SaveRegistration:
         subfolders: bool = False,
         report: bool = True,
     ) -> None:
-        self.output_dir, self.bundle, self.weights, self.network = Path(output_dir), _name(bundle), weights, network
+        self.output_dir, self.bundle, self.weights, self.network = (
+            Path(output_dir),
+            bundle_name(bundle),
+            weights,
+            network,
+        )
         self.subfolders, self.report = subfolders, report
 
     def __call__(self, data: Item) -> Item:
         """Write everything and add "metrics", "run" and "folder" to the data."""
         pair = data["pair"]
         folder = self.output_dir / data["name"].replace("<-", "_from_") if self.subfolders else self.output_dir
-        world = self._affine(data)
-        whole = world is not None and "refine" not in data and getattr(self.network, "affine_only", False)
-        result = Registration(pair, as_batch(data["pred"], pair.network.ndim), world, affine_only=whole)
-        metrics = measure(result)
-        if "refine" in data:
-            metrics["refine"] = {key: value for key, value in data["refine"].items() if key != "seconds"}
+        result = self.result(data)
+        metrics, error_mm = self.measured(result, data)
         records = self.records(result, data)
         with all_or_nothing(folder) as place:
             self._write_volumes(result, place)
+            if error_mm is not None:
+                write_image(place / "uncertainty_mm.nii.gz", error_mm.numpy(), data["pair"].fixed.frame, "float32")
             kept = json.dumps({**records, **data.get("record", {})}, indent=2)
             (place / "transform.json").write_text(kept + "\n")
             (place / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-            run = self._run_facts(pair.started)
+            run = self.run_facts(pair.started)
             (place / "run.json").write_text(json.dumps(run, indent=2) + "\n")
             if self.report:
-                write_report(place / "report.html", self._report(result, metrics, records, run, data["name"]))
+                page = self._report(result, metrics, records, run, data["name"])
+                shown = None if error_mm is None else error_mm.numpy()
+                write_report(place / "report.html", replace(page, expected_error_mm=shown))
         return {**data, "metrics": metrics, "run": run, "folder": str(folder)}
+
+    def result(self, data: Item) -> Registration:
+        """Return the registration of the native images that the data of one pair, with its "pred", stand for."""
+        world = self._affine(data)
+        whole = world is not None and "refine" not in data and getattr(self.network, "affine_only", False)
+        return Registration(data["pair"], as_batch(data["pred"], data["pair"].network.ndim), world, affine_only=whole)
+
+    @staticmethod
+    def measured(result: Registration, data: Item) -> tuple[dict[str, Any], Tensor | None]:
+        """Return metrics.json and, where it was predicted, the expected error on the fixed grid, (*fixed) mm."""
+        metrics, error_mm = measure(result), None
+        if "uncertainty_mm" in data:
+            error_mm, metrics["expected_error_mm"] = expected_error(result, data["uncertainty_mm"])
+        if "refine" in data:
+            metrics["refine"] = {key: value for key, value in data["refine"].items() if key != "seconds"}
+        return metrics, error_mm
 
     def _affine(self, data: Item) -> Any:
         if not hasattr(self.network, "affine_matrix"):
@@ -150,12 +177,25 @@ class SaveRegistration:
             "bundle": self.bundle,
             "direction": DIRECTION,
             "units": UNITS,
-            **{side: _describe(image.frame) | _identify(image.path) for side, image in sides.items()},
-            "network_frame": _describe(pair.network),
-            "initial_world_ras_mm": pair.initial.tolist(),
+            **{side: describe_frame(image.frame) | identify(image.path) for side, image in sides.items()},
+            "network_frame": describe_frame(pair.network),
+            **self.of_pair(result),
+            **self.origin(),
+        }
+
+    @staticmethod
+    def of_pair(result: Registration) -> dict[str, Any]:
+        """Return what transform.json tells of one pair alone."""
+        return {
+            "initial_world_ras_mm": result.pair.initial.tolist(),
             "affine_world_ras_mm": None if result.affine_world is None else result.affine_world.tolist(),
-            "weights": _identify(self.weights) if self.weights and Path(self.weights).is_file() else None,
             "inverse_residual_vox": round(result.inverse_residual_vox, 6),
+        }
+
+    def origin(self) -> dict[str, Any]:
+        """Return what a result was made with: sha256 of the weights, versions."""
+        return {
+            "weights": identify(self.weights) if self.weights and Path(self.weights).is_file() else None,
             "versions": {
                 "shared_components": __version__,
                 "monai": monai.__version__,
@@ -165,7 +205,8 @@ class SaveRegistration:
         }
 
     @staticmethod
-    def _run_facts(started: float) -> dict[str, Any]:
+    def run_facts(started: float) -> dict[str, Any]:
+        """Return run.json."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         facts = {
             "seconds": round(time.perf_counter() - started, 2),
@@ -231,33 +272,3 @@ def table(metrics: dict[str, Any]) -> dict[str, Any]:
     ):
         rows[name] = {"before": None, "after": value, "unit": unit}
     return rows
-
-
-def _describe(frame: Frame) -> dict[str, Any]:
-    return {
-        "shape": list(frame.shape),
-        "spacing_mm": [round(float(s), 6) for s in frame.spacing],
-        "orientation": _orientation(frame),
-        "affine_ras_mm": frame.affine.tolist(),
-    }
-
-
-def _orientation(frame: Frame) -> str:
-    """Return codes such as LPS, or "-x -y" in 2-D: a flat image does not say which body axes it shows."""
-    if frame.ndim == 3:
-        return orientation_codes(frame.affine)
-    return " ".join(
-        f"{'+' if row.sum() > 0 else '-'}{'xy'[int(np.abs(row).argmax())]}" for row in canonical_axes(frame.affine)
-    )
-
-
-def _identify(path: str | Path) -> dict[str, str]:
-    return {"file": Path(path).name, "sha256": sha256_of(path)}
-
-
-def _name(bundle: str) -> str:
-    """Return "name version" of a bundle's folder, or what was given where there is no metadata."""
-    metadata = Path(bundle) / "configs" / "metadata.json"
-    if not bundle or not metadata.is_file():
-        return bundle
-    return f"{Path(bundle).resolve().name} {json.loads(metadata.read_text()).get('version', '')}".strip()

@@ -1,7 +1,7 @@
 """Deformations, intensities, a demo pair, whole patients and breathing chests made to order, with exact truth."""
 
 from .abdomen import Patient, abdomen_patient, write_abdomen
-from .deformations import bspline_field, diffeomorphism, evaluate_spline, random_affine, refine_inverse, spline_weights
+from .deformations import bspline_field, diffeomorphism, random_affine, refine_inverse
 from .demo import DemoPair, build_demo_pair, make_demo_pair
 from .intensities import (
     add_gaussian_noise,
@@ -28,14 +28,12 @@ __all__ = [
     "change_contrast",
     "change_gamma",
     "diffeomorphism",
-    "evaluate_spline",
     "make_breathing_set",
     "make_demo_pair",
     "procedural_thorax",
     "random_affine",
     "redraw_contrast",
     "refine_inverse",
-    "spline_weights",
     "thorax_from_slice",
     "write_abdomen",
 ]

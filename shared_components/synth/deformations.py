@@ -1,8 +1,7 @@
 r"""Deformations made to order: B-spline augmentation, diffeomorphisms with their inverse, affine maps.
 
-Fields are ddf, (B, D, *spatial), voxels, pull-back, as everywhere. Smooth functions are uniform cubic B-splines,
-evaluated axis by axis as small matrix products: with S spans along an axis of n voxels the control points sit at
-0 ... S spans plus one before and one after, and the (n, S + 3) weights of an axis are sparse, positive and sum to 1.
+Fields are ddf, (B, D, *spatial), voxels, pull-back, as everywhere. Smooth functions are uniform cubic B-splines
+(``splines``).
 """
 
 from __future__ import annotations
@@ -15,33 +14,8 @@ import torch
 from scipy.linalg import expm
 from torch import Tensor
 
+from ..splines import evaluate_spline, spline_weights
 from ..warp import compose, jacobian_determinant
-
-
-def spline_weights(length: int, spans: int, last: float | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the cubic B-spline weights (length, spans + 3) of one axis: values = weights @ control points.
-
-    Args:
-        length: number of voxels.
-        spans: number of intervals between control points over the axis.
-        last: position of the last voxel in spans; by default ``spans``, so that the voxels reach from the first control
-            point inside to the last one.
-        dtype: of the weights.
-    """
-    last = spans if last is None else last
-    position = torch.linspace(0, last, length, dtype=torch.float64)
-    knot = torch.arange(-1, spans + 2, dtype=torch.float64)
-    away = (position[:, None] - knot[None, :]).abs()
-    near = 2 / 3 - away**2 + away**3 / 2
-    far = (2 - away).clamp_min(0) ** 3 / 6
-    return torch.where(away < 1, near, far).to(dtype)
-
-
-def evaluate_spline(control: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """Return the tensor-product spline (B, C, *shape) of control points (B, C, *m); weights[k] is (shape[k], m[k])."""
-    for weight in weights:  # contracts the first spatial axis and appends the new one: after D turns the order is back
-        control = torch.tensordot(control, weight.to(control), dims=([2], [1]))
-    return control.contiguous()
 
 
 def _uniform(shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .deformations import evaluate_spline, spline_weights
+from ..splines import evaluate_spline, spline_weights
 
 
 def _normal_like(image: Tensor, generator: torch.Generator) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_tools import ROOT, config_of, read_json, run_bundle, run_python, tiny
+from monai.bundle import ConfigParser
 from torch import Tensor
 
 from shared_components.regularity import isotropic_variation
@@ -77,25 +78,6 @@ def test_everything_outside_gives_no_nan_and_no_field_a_gradient(load: Callable[
         value.backward()
         assert torch.isfinite(value) and torch.isfinite(ddf.grad).all()
         assert bool(ddf.grad.any()) == (rows == 0)
-
-
-def test_lower_is_better(load: Callable[[str], ModuleType]) -> None:
-    better = load("losses").is_better
-    assert better(0.5, -1.0) and better(0.4, 0.5) and not better(0.6, 0.5)
-
-
-# ---- batches ---------------------------------------------------------------------------------------------------------
-
-
-def test_every_pair_has_a_seed_of_its_own_for_the_noise(load: Callable[[str], ModuleType]) -> None:
-    training = load("training")
-    draw = training.DrawSeed(lambda item, generator: {**item, "seen": torch.rand((), generator=generator)})
-    items = [draw({"image": torch.zeros(2, 4, 4)}, torch.Generator().manual_seed(k)) for k in (0, 1, 0)]
-    seeds = [int(item["noise_seed"]) for item in items]
-    assert seeds[0] == seeds[2] != seeds[1] and "seen" in items[0]
-    batch = {"image": torch.zeros(2, 2, 4, 4), "noise_seed": torch.tensor(seeds[:2])}
-    image, targets, args, options = training.PrepareSeeded()(batch)
-    assert image is batch["image"] and args == () and options == {"return_stages": True, "noise_seed": seeds[0]}
 
 
 def test_a_small_network_learns_to_bring_blobs_together(load: Callable[[str], ModuleType]) -> None:
@@ -169,6 +151,7 @@ def runs(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> P
         entry(folder, options, "crashed", crash_at=2 * PAIRS + 1),
         entry(folder, options, "crashed", resume=True),
         entry(folder, options, "others", seed=1),
+        entry(folder, options, "went_on", start_weights=str(folder / "whole" / "model.pt"), max_epochs=1),
         entry(folder, options, "pairs_of_two", batch_size=2, **SUM),
         entry(folder, options, "one_by_one", batch_size=1, **SUM),
     ]
@@ -198,6 +181,7 @@ def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
     return [name for name in one if not torch.equal(one[name], other[name])]
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(runs: Path) -> None:
     whole, resumed, other = (state(runs / name / "checkpoint.pt") for name in ("whole", "crashed", "others"))
     assert differing(whole["model"], resumed["model"]) == [] and whole["best_metric"] == resumed["best_metric"] > 0
@@ -206,18 +190,21 @@ def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(runs: Path) -
     assert len(differing(whole["model"], other["model"])) == len(whole["model"]), "the comparison can fail"
 
 
+@pytest.mark.slow
 def test_recomputing_and_storing_train_alike(runs: Path) -> None:
     one, other = (state(runs / name / "rank0.pt") for name in ("whole", "stored"))
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], atol=1e-4, rtol=0, msg=name)
 
 
+@pytest.mark.slow
 def test_terms_of_the_loss_are_logged(runs: Path) -> None:
     terms = read_json(runs / "whole" / "rank0.json")
     assert {"loss", "mse", "mse_last", "tv"} <= set(terms)
     assert terms["loss"] == pytest.approx(terms["mse"] + 0.05 * terms["tv"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_keep_equal_weights_and_have_those_of_one(runs: Path, distributed: Path) -> None:
     first, second = state(distributed / "rank0.pt"), state(distributed / "rank1.pt")
     assert differing(first, second) == []
@@ -228,6 +215,7 @@ def test_two_processes_keep_equal_weights_and_have_those_of_one(runs: Path, dist
     assert "shape_net.last.weight" in apart and any(name.startswith("units") for name in apart), "it can fail"
 
 
+@pytest.mark.slow
 def test_series_without_labels_are_evaluated_frame_by_frame(
     runs: Path, options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -244,11 +232,55 @@ def test_series_without_labels_are_evaluated_frame_by_frame(
     assert {"mse", "mse_before", "sdlogj", "folds_percent"} <= set(overall) and "dice" not in overall
 
 
+@pytest.mark.slow
+def test_a_training_begins_with_given_weights(runs: Path) -> None:
+    begun, went_on = (state(runs / name / "model.pt") for name in ("whole", "went_on"))
+    far = max(float((begun[name] - value).abs().max()) for name, value in went_on.items())
+    assert 0 < far < 0.1 * float(begun["stem.weight"].abs().max()), "one epoch later, not anew"
+
+
+def test_positions_and_bumps_have_rates_of_their_own() -> None:
+    """The 1024 weights that make one number of a bump step together: at the rate of others it would jump."""
+    parser = ConfigParser(config_of(BUNDLE, "train"))
+    parser["device"] = torch.device("cpu")
+    parser["network_def"] = {"_target_": "torch.nn.ModuleDict"}
+    parser["network"] = torch.nn.ModuleDict(
+        {name: torch.nn.Linear(2, 2, bias=False) for name in ("positions", "shape_net", "units")}
+    )
+    parser["network"]["shape_net"] = torch.nn.ModuleDict(
+        {"first": torch.nn.Linear(2, 3), "last": torch.nn.Linear(3, 2)}
+    )
+    groups = parser.get_parsed_content("optimizer").param_groups
+    rates = [(group["lr"], sorted(value.numel() for value in group["params"])) for group in groups]
+    knobs = config_of(BUNDLE, "train")
+    assert knobs["bump_rate"] < knobs["learning_rate"] < knobs["position_rate"]
+    assert rates == [
+        (knobs["position_rate"], [4]),
+        (knobs["bump_rate"], [2, 6]),
+        (knobs["learning_rate"], [3, 4, 6]),
+    ]
+
+
+def test_phases_lead_from_one_bump_on_half_the_grid_to_all(load: Callable[[str], ModuleType]) -> None:
+    fine, coarse, middle = (config_of(BUNDLE, name) for name in ("train", "train_coarse", "train_middle"))
+    assert [2 * n for n in coarse["size"]] == fine["size"] and 2 * coarse["steps"] == fine["steps"]
+    assert coarse["tv_weight"] == pytest.approx(fine["tv_weight"] / 2), "a pixel is twice as long"
+    parsers = [ConfigParser(fine | more) for more in (coarse, coarse | middle, {})]
+    phases = [parser.get_parsed_content("phase_steps") for parser in parsers]
+    assert phases == [[1, 3, 6], [6], [6, 12]], "one bump first; each goes on where the last one ended"
+    assert all(sum(parser["phase_epochs"]) == parser["max_epochs"] for parser in parsers)
+    rates = [parser["learning_rate"] for parser in parsers]
+    assert rates[0] > rates[1] == rates[2] and middle["bump_rate"] == fine["bump_rate"] < coarse["bump_rate"]
+    network = {"channels", "norm", "recurrent", "certainty", "max_width", "variance", "composition"}
+    assert not network & {*coarse, *middle}
+
+
 def test_paper_setting_is_the_paper(load: Callable[[str], ModuleType]) -> None:
     knobs = config_of(BUNDLE, "train") | config_of(BUNDLE, "train_paper")
     assert knobs["size"] == [256, 256] and knobs["fixed_frame"] == "mean" and knobs["flip"] == 0
     assert knobs["max_epochs"] * knobs["pairs_per_epoch"] / knobs["batch_size"] == 180_000
-    assert (knobs["learning_rate"], knobs["final_rate"], knobs["tv_weight"]) == (0.0001, 1.0, 0.1)
+    rates = {knobs[name] for name in ("learning_rate", "position_rate", "bump_rate")}
+    assert (rates, knobs["final_rate"], knobs["tv_weight"]) == ({0.0001}, 1.0, 0.1)
     assert knobs["optimizer"]["amsgrad"] is True and knobs["optimizer"]["_target_"] == "torch.optim.Adam"
     wired = {key: knobs[value[1:]] for key, value in knobs["network_def"].items() if value.startswith("@")}
     network = load("network").R2N2(**wired)

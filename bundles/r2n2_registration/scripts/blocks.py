@@ -27,22 +27,9 @@ def spatial_softmax(x: Tensor) -> Tensor:
     return flat.softmax(-1).view(x.shape)
 
 
-class Smooth(nn.Module):
-    """tanh, with instance norm before it where that is asked for.
-
-    Args:
-        norm: instance norm without learned numbers, as the authors' code has it; the paper does not mention it.
-    """
-
-    def __init__(self, norm: bool = False) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the activation."""
-        if self.norm and x[0, 0].numel() > 1:
-            x = F.instance_norm(x)
-        return x.tanh()
+def normed(x: Tensor, norm: bool) -> Tensor:
+    """Return x, instance-normalised if asked for, as the authors' code has it; the paper does not mention it."""
+    return F.instance_norm(x) if norm and x[0, 0].numel() > 1 else x
 
 
 class ResidualBlock(nn.Module):
@@ -52,14 +39,12 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = convolution(ndim, channels, channels, gain=TANH_GAIN)
         self.second = convolution(ndim, channels, channels, gain=TANH_GAIN)
-        self.act, self.norm = Smooth(norm), norm
+        self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
         """Return as many channels of the same size."""
-        y = self.second(self.act(self.first(x)))
-        if self.norm and y[0, 0].numel() > 1:
-            y = F.instance_norm(y)
-        return torch.tanh(y + x)
+        y = self.second(normed(self.first(x), self.norm).tanh())
+        return torch.tanh(normed(y, self.norm) + x)
 
 
 class ConvGRU(nn.Module):
@@ -112,15 +97,7 @@ class ConvGRU(nn.Module):
 class GR2U(nn.Module):
     """Gated recurrent registration unit: residual blocks, a ConvGRU, and a way around it (fig. 4c)."""
 
-    def __init__(
-        self,
-        ndim: int,
-        channels: int,
-        blocks: int = 3,
-        norm: bool = False,
-        noise: float = 2**0.5,
-        recurrent: bool = True,
-    ) -> None:
+    def __init__(self, ndim: int, channels: int, blocks: int, norm: bool, noise: float, recurrent: bool) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*(ResidualBlock(ndim, channels, norm) for _ in range(blocks)))
         self.gru = ConvGRU(ndim, channels, noise, recurrent)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from shared_components.affine import rotation
 from shared_components.warp import compose
 
 COMPOSITIONS = ("add", "compose")
@@ -37,20 +38,6 @@ def parameter_names(ndim: int) -> list[str]:
 def split(parameters: Tensor, ndim: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return centre, width, turn and weight, each (..., count), of bumps (..., P)."""
     return parameters.split([ndim, ndim, turn_numbers(ndim), ndim], -1)
-
-
-def rotation(turn: Tensor) -> Tensor:
-    """Return matrices (..., D, D) of angles (..., 1) or rotation vectors (..., 3), smooth also at no rotation."""
-    if turn.shape[-1] == 1:
-        cos, sin = turn.cos(), turn.sin()
-        return torch.stack([torch.cat([cos, -sin], -1), torch.cat([sin, cos], -1)], -2)
-    x, y, z = turn.unbind(-1)
-    zero = torch.zeros_like(x)
-    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
-    angle = (turn.square().sum(-1) + 1e-12).sqrt()[..., None, None] / torch.pi
-    eye = torch.eye(3, dtype=turn.dtype, device=turn.device)
-    square = (cross[..., None] * cross[..., None, :, :]).sum(-2)  # a product of matrices, but not under autocast
-    return eye + torch.sinc(angle) * cross + 0.5 * torch.sinc(angle / 2).square() * square
 
 
 def unit_coords(shape: Sequence[int], like: Tensor) -> list[Tensor]:

@@ -38,8 +38,3 @@ class R2N2Loss(nn.Module):
         named = {"mse": mse, "mse_last": errors[-1], "tv": tv, "loss": loss}
         self.terms = {name: value.detach() for name, value in named.items()}
         return loss
-
-
-def is_better(value: float, best: float) -> bool:
-    """Compare errors for MONAI's evaluator, whose best metric begins at -1."""
-    return best < 0 or value < best

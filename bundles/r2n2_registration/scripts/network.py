@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from shared_components.warp import warp_image
 
-from .blocks import GR2U, TANH_GAIN, ParameterNet, PositionNet, Smooth, convolution, weighted_position
+from .blocks import GR2U, TANH_GAIN, ParameterNet, PositionNet, convolution, normed, weighted_position
 from .deformation import (
     COMPOSITIONS,
     accumulate,
@@ -87,7 +87,7 @@ class R2N2(nn.Module):
         self.noise, self.clamp, self.padding, self.recompute = noise, clamp, padding, recompute
         widths = [channels << k for k in range(LEVELS + 1)] if isinstance(channels, int) else list(channels)
         conv, levels = partial(convolution, ndim, gain=TANH_GAIN), range(LEVELS)
-        self.coordinates, self.act = coordinates, Smooth(norm)
+        self.coordinates, self.norm = coordinates, norm
         self.stem = conv(2 + (ndim if coordinates else 0), widths[0], 7, 2)
         self.units = nn.ModuleList(GR2U(ndim, widths[k], blocks, norm, noise, recurrent) for k in levels)
         self.down = nn.ModuleList(conv(widths[k], widths[k + 1], 3, 2) for k in levels)
@@ -182,13 +182,13 @@ class R2N2(nn.Module):
     ) -> tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor]:
         """Return the bump, its certainty, the new states, the field with the bump, and the image it moves."""
         generator = None if noise is None else torch.Generator(moved.device).manual_seed(noise)
-        x = self.act(still + self.stem._conv_forward(moved, self.stem.weight[:, 1:2], None))
+        x = normed(still + self.stem._conv_forward(moved, self.stem.weight[:, 1:2], None), self.norm).tanh()
         news, places = [], []
         for unit, position, down, state in zip(self.units, self.positions, self.down, states, strict=True):
             x, state = unit(x, state, generator)
             news.append(state)
             places.append(position(x))
-            x = self.act(down(x))
+            x = normed(down(x), self.norm).tanh()
         centre, certainty = weighted_position(*zip(*places, strict=True))
         width, turn, weight = self.shape_net(x)
         parameters = torch.cat([centre, width, turn, weight * active[:, None]], -1)

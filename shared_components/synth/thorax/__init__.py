@@ -4,7 +4,7 @@ from .breath import Breath, draw_breath
 from .motion import Motion
 from .procedural import procedural_thorax
 from .real import thorax_from_slice
-from .series import PLAIN, BreathingSeries, Look, breathing_series, nearest_mean_frame
+from .series import PLAIN, BreathingSeries, Look, breathing_series
 from .slices import Thorax
 from .tissues import LABELS
 from .write import RecordedSeries, make_breathing_set, read_breathing, write_series
@@ -21,7 +21,6 @@ __all__ = [
     "breathing_series",
     "draw_breath",
     "make_breathing_set",
-    "nearest_mean_frame",
     "procedural_thorax",
     "read_breathing",
     "thorax_from_slice",

@@ -126,12 +126,3 @@ def _seen(clean: Tensor, look: Look, generator: torch.Generator) -> Tensor:
     seen = clean.clamp_min(0) ** power * bias
     seen = seen * (0.85 / torch.quantile(seen[0].flatten(), 0.995).clamp_min(1e-6))
     return (add_rician_noise(seen, look.noise, generator) if look.noise > 0 else seen).clamp(0, 1)
-
-
-def nearest_mean_frame(frames: Tensor) -> int:
-    """Return the number of the frame (T, ...) whose mean intensity is nearest the mean of the series: the fixed one.
-
-    As in the authors' code; it lies near the mean respiratory state. The first one wins a tie.
-    """
-    means = frames.flatten(1).mean(1, dtype=torch.float64)
-    return int((means - means.mean()).abs().argmin())

@@ -16,15 +16,16 @@ from torch import Tensor
 from ...errors import InputError
 from ...geometry import Frame
 from ...images import atomic_path, nifti_of, write_nifti
-from ...images.volumes import read_volumes
+from ...images.volumes import mean_frame, read_volumes
 from ...transform import PhysicalField
 from .breath import draw_breath
 from .folder import RealSlice, find_scans, read_slices
 from .motion import Motion
 from .procedural import procedural_thorax
 from .real import thorax_from_slice
-from .series import BreathingSeries, Look, breathing_series, nearest_mean_frame
+from .series import BreathingSeries, Look, breathing_series
 
+SECTIONS = ("training", "validation", "test")
 SECONDS = 0.25  # between frames; a cycle of the paper's series has about 21
 _LAYOUT = "positions are (row, column) in voxels, row 0 at the head; the file's first axis counts columns, then rows"
 
@@ -67,6 +68,7 @@ def make_breathing_set(
     seed: int = 0,
     size: Sequence[int] = (256, 256),
     real: str | os.PathLike[str] | None = None,
+    sections: Sequence[str] = SECTIONS,
 ) -> str:
     """Write ``subjectNN_K.nii.gz``, 2-D + t, with ``subjectNN_K_truth.json``, and their datalist.
 
@@ -86,6 +88,7 @@ def make_breathing_set(
         seed: of the data set.
         size: (H, W) of the series.
         real: folder of scans with lung masks, see ``find_scans``.
+        sections: only these are written; which subject is in which does not depend on it.
 
     Returns:
         the path of ``datalist.json`` with the sections "training", "validation" and "test" of items {"series", "truth",
@@ -99,24 +102,25 @@ def make_breathing_set(
     path, shape = Path(folder), (int(size[0]), int(size[1]))
     scans = {} if real is None else find_scans(real)
     given = {"slices": slices, "frames": frames, "seed": seed, "size": list(shape), "subjects": subjects}
+    given |= {"sections": list(sections)} if set(sections) != set(SECTIONS) else {}
     _check_settings(path / "settings.json", {**given, "real": sorted(scans)})
-    sections: dict[str, list[dict[str, Any]]] = {"training": [], "validation": [], "test": []}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in SECTIONS}
     few = max(1, round(subjects * 4 / 42))
     planes = [("coronal", "sagittal")[k % 2] for k in range(slices)]
     for number in range(subjects):
         left = subjects - 1 - number
         section = "test" if left < few else "validation" if left < 2 * few else "training"
-        for k, plane in enumerate(planes):
+        for k, plane in enumerate(planes if section in sections else ()):
             name = f"subject{number + 1:02d}_{k + 1}"
-            sections[section].append(_written(path, name, [seed, 0, number, k], frames, shape, plane))
+            found[section].append(_written(path, name, [seed, 0, number, k], frames, shape, plane))
     for number, (subject, files) in enumerate(scans.items()):
         section = "validation" if number == len(scans) - 1 > 0 else "training"
-        for k, part in enumerate(read_slices(*files, planes)):
+        for k, part in enumerate(read_slices(*files, planes) if section in sections else ()):
             name = f"real{subject}_{k + 1}"
-            sections[section].append(_written(path, name, [seed, 1, number, k], frames, shape, part))
+            found[section].append(_written(path, name, [seed, 1, number, k], frames, shape, part))
     datalist = path / "datalist.json"
     with atomic_path(datalist) as temporary:
-        temporary.write_text(json.dumps(sections, indent=1) + "\n")
+        temporary.write_text(json.dumps(found, indent=1) + "\n")
     return str(datalist)
 
 
@@ -158,7 +162,7 @@ def write_series(path: str | os.PathLike[str], series: BreathingSeries) -> None:
         "plane": series.thorax.plane,
         "spacing_mm": step,
         "amplitude_vox": series.amplitude,
-        "fixed_frame": nearest_mean_frame(series.frames),
+        "fixed_frame": mean_frame(series.frames),
         "signal": series.signal.tolist(),
         "landmark_labels": list(series.landmark_labels),
         "landmarks_vox": series.landmarks.tolist(),
