@@ -38,7 +38,7 @@ from .suits_sets import BRAINS
 
 PARTS = ("table1", "table2")
 CONFIGS = ("train.json",)
-ABLATION_EPOCHS = (6, 4, 5, 7)  # of the four phases, where a row has them
+ABLATION_EPOCHS = (6, 12, 4, 6)  # of the four phases, where a row has them
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
