@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from monai.engines import Trainer
 from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
@@ -210,6 +211,20 @@ def start(seed: int = 0) -> None:
     check_bundle_code()
     torch.manual_seed(seed)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+
+def train(trainer: Trainer) -> None:
+    """Run a trainer; the ``run`` of every train.json.
+
+    Raises:
+        InputError: it has no pairs, which MONAI passes over with a warning and nothing trained.
+    """
+    if len(trainer.data_loader) == 0:
+        raise InputError(
+            "there is nothing to train on: no training images were found; check dataset_dir and image_pattern, or "
+            "the 'training' list of the datalist"
+        )
+    trainer.run()
 
 
 def _sentence_hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -125,6 +125,13 @@ def test_training_and_inference_agree(bundle):
     assert {key: train.get(key) for key in knobs} == {key: inference.get(key) for key in knobs}
 
 
+def test_training_refuses_an_empty_dataset(bundle):
+    """MONAI's own ``trainer.run()`` would leave with a warning, nothing trained and exit code 0."""
+    assert config_of(bundle, "train")["run"] == [
+        {"_target_": "shared_components.engines.train", "trainer": "@train#trainer"}
+    ]
+
+
 def test_code_of_bundles_is_a_package_and_the_root_has_none(bundle):
     assert (bundle / "scripts" / "__init__.py").is_file()
     assert not (ROOT / "scripts" / "__init__.py").exists()
