@@ -66,14 +66,19 @@ class AutocastInferer(SimpleInferer):
 
     Args:
         dtype: "bfloat16", "float16" or "float32" (no autocast).
+
+    Attributes:
+        network: the one that was run last. MONAI Label brings its own, which postprocessing does not get to see.
     """
 
     def __init__(self, dtype: str = "float32") -> None:
         super().__init__()
         self.dtype = getattr(torch, dtype)
+        self.network: Callable[..., Any] | None = None
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the network."""
+        self.network = network
         with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
             return network(inputs, *args, **kwargs)
 

@@ -138,7 +138,7 @@ class PairDataset(Dataset):
         self.data, self.transform, self.augment, self.seed = list(data), transform, augment, seed
         self.single = bool(self.data) and "moving" not in self.data[0]
         if self.single and len(self.data) == 1:
-            raise InputError("one subject alone makes no pair; add images to the data folder or the datalist")
+            raise InputError("one subject alone makes no pair; add images (in MONAI Label, or raise val_split)")
         self.pairs = self._orders(modalities) if self.single else range(len(self.data))
         self.random = length is not None
         self.length = length if length is not None else len(self.pairs)

@@ -24,6 +24,7 @@ from ..errors import InputError
 from ..geometry import Frame, canonical_axes, orientation_codes
 from ..images import sha256_of, write_image
 from ..itk_io import write_affine, write_field
+from ..monai_label import answered, is_request, model_file, tells_client
 from ..pairs.datasets import Item
 from ..report import ReportData, write_report
 from .registration import Registration, affine_world, as_batch, measure
@@ -79,8 +80,9 @@ class SaveRegistration:
         weights: path of the weights, for their sha256; None leaves it out.
         network: if it has ``affine_matrix(image) -> (1, D+1, D+1)`` voxels, affine.tfm is written; if its attribute
             ``affine_only`` is true, that is the whole transform.
-        subfolders: one folder a pair.
+        subfolders: one folder a pair. A request of MONAI Label has its own in any case.
         report: also write report.html.
+        inferer: instead of ``network``: its attribute of that name, which is the network that made the field.
     """
 
     def __init__(
@@ -91,14 +93,22 @@ class SaveRegistration:
         network: torch.nn.Module | None = None,
         subfolders: bool = False,
         report: bool = True,
+        inferer: Any = None,
     ) -> None:
-        self.output_dir, self.bundle, self.weights, self.network = Path(output_dir), _name(bundle), weights, network
-        self.subfolders, self.report = subfolders, report
+        self.output_dir, self.bundle, self.weights = Path(output_dir), _name(bundle), weights
+        self.subfolders, self.report, self.inferer, self._network = subfolders, report, inferer, network
 
+    @property
+    def network(self) -> Any:
+        """What made the field, if it is known."""
+        return self._network if self.inferer is None else self.inferer.network
+
+    @tells_client
     def __call__(self, data: Item) -> Item:
-        """Write everything and add "metrics", "run" and "folder" to the data."""
-        pair = data["pair"]
-        folder = self.output_dir / data["name"].replace("<-", "_from_") if self.subfolders else self.output_dir
+        """Write everything and add "metrics", "run" and "folder" to the data, and the answer to a request."""
+        pair, request = data["pair"], is_request(data)
+        own = self.subfolders or request
+        folder = self.output_dir / data["name"].replace("<-", "_from_") if own else self.output_dir
         world = self._affine(data)
         whole = world is not None and "refine" not in data and getattr(self.network, "affine_only", False)
         result = Registration(pair, as_batch(data["pred"], pair.network.ndim), world, affine_only=whole)
@@ -112,9 +122,10 @@ class SaveRegistration:
             (place / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
             run = self._run_facts(pair.started)
             (place / "run.json").write_text(json.dumps(run, indent=2) + "\n")
-            if self.report:
+            if self.report and not request:
                 write_report(place / "report.html", self._report(result, metrics, records, run, data["name"]))
-        return {**data, "metrics": metrics, "run": run, "folder": str(folder)}
+        done = {**data, "metrics": metrics, "run": run, "folder": str(folder)}
+        return answered(done, result, table(metrics)) if request else done
 
     def _affine(self, data: Item) -> Any:
         if not hasattr(self.network, "affine_matrix"):
@@ -141,6 +152,7 @@ class SaveRegistration:
     def records(self, result: Registration, data: Item) -> dict[str, Any]:
         """Return transform.json: frames, units, direction, versions and sha256; the same for the same input."""
         pair = result.pair
+        weights = model_file(data, self.weights) if self.weights and is_request(data) else self.weights
         sides = {"fixed": pair.fixed, "moving": pair.moving}
         return {
             "bundle": self.bundle,
@@ -150,7 +162,7 @@ class SaveRegistration:
             "network_frame": _describe(pair.network),
             "initial_world_ras_mm": pair.initial.tolist(),
             "affine_world_ras_mm": None if result.affine_world is None else result.affine_world.tolist(),
-            "weights": _identify(self.weights) if self.weights and Path(self.weights).is_file() else None,
+            "weights": _identify(weights) if weights and Path(weights).is_file() else None,
             "inverse_residual_vox": round(result.inverse_residual_vox, 6),
             "versions": {
                 "shared_components": __version__,
