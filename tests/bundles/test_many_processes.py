@@ -23,6 +23,11 @@ def bundle(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="module")
 def options(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     datalist = write_data(tmp_path_factory.mktemp("data"), dimensions(bundle))
+    lists = json.loads(datalist.read_text())
+    (pair,) = lists["validation"]  # each process needs one to validate on: MONAI's sampler deals none out to nobody
+    swap = {"fixed": "moving", "moving": "fixed", "fixed_label": "moving_label", "moving_label": "fixed_label"}
+    swapped = {swap.get(key, key): value for key, value in pair.items()} | {"name": "swapped"}
+    datalist.write_text(json.dumps(lists | {"validation": [pair, swapped]}))
     knobs = tiny(bundle, "train") | {"pairs_per_epoch": 2 * STEPS, "max_epochs": EPOCHS, "batch_size": 1}
     return knobs | {"datalist": str(datalist), "backend": "gloo"}
 
