@@ -22,7 +22,7 @@ if ! cmp -s requirements-monailabel.txt "$stamp"; then
     cp requirements-monailabel.txt "$stamp"
 fi
 if ! "$label" -c 'from torchvision.utils import make_grid, save_image' 2>/dev/null; then
-    # MONAI Label imports two functions for pictures of batches, which nothing here calls; the wheel on PyPI is for CUDA
+    # MONAI Label imports two functions for pictures of batches, which nothing here calls; the usual wheel is for CUDA
     # and does not load beside a torch for the CPU
     echo "torchvision does not load beside this torch: a stand-in takes its place"
     "$label" -m pip uninstall --quiet --yes torchvision
