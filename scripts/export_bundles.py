@@ -25,8 +25,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from package_bundle import chosen
-from register import found_bundles
+from package_bundle import add_bundles, chosen
 from sharing.checks import one_line
 from sharing.contents import metadata_of
 from sharing.verdict import LARGEST_DIFFERENCE, LEAST_MOTION
@@ -44,9 +43,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    known = ", ".join(found_bundles())
-    parser.add_argument("bundle", metavar="BUNDLE", nargs="*", help=f"among {known}, or bundles' folders")
-    parser.add_argument("--all", action="store_true", help="all bundles of this repository")
+    add_bundles(parser)
     parser.add_argument("--fixed", metavar="FILE", help="compare on this pair; of the dimensions of the bundles")
     parser.add_argument("--moving", metavar="FILE", help="likewise")
     parser.add_argument("--json", metavar="FILE", help="write what was found")
