@@ -29,15 +29,20 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    known = ", ".join(found_bundles())
-    parser.add_argument("bundle", metavar="BUNDLE", nargs="*", help=f"among {known}, or bundles' folders")
-    parser.add_argument("--all", action="store_true", help="all bundles of this repository")
+    add_bundles(parser)
     parser.add_argument("--output_dir", default="dist", metavar="DIR", help="default: dist")
     parser.add_argument(
         "--source", default="", metavar="URL", help="folder from which the zips will be served, for model_info.json"
     )
     parser.add_argument("--verbose", action="store_true", help="tracebacks of failures")
     return parser.parse_args(argv)
+
+
+def add_bundles(parser: argparse.ArgumentParser) -> None:
+    """Add the options that ``chosen`` takes."""
+    known = ", ".join(found_bundles())
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="*", help=f"among {known}, or bundles' folders")
+    parser.add_argument("--all", action="store_true", help="all bundles of this repository")
 
 
 def chosen(names: Sequence[str], every: bool) -> list[Path]:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from monai.engines import Trainer
 from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
@@ -68,14 +69,19 @@ class AutocastInferer(SimpleInferer):
 
     Args:
         dtype: "bfloat16", "float16" or "float32" (no autocast).
+
+    Attributes:
+        network: the one that was run last. MONAI Label brings its own, which postprocessing does not get to see.
     """
 
     def __init__(self, dtype: str = "float32") -> None:
         super().__init__()
         self.dtype = getattr(torch, dtype)
+        self.network: Callable[..., Any] | None = None
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the network."""
+        self.network = network
         with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
             return network(inputs, *args, **kwargs)
 
@@ -213,6 +219,20 @@ def start(seed: int = 0) -> None:
     check_bundle_code()
     torch.manual_seed(seed)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+
+def train(trainer: Trainer) -> None:
+    """Run a trainer; the ``run`` of every train.json.
+
+    Raises:
+        InputError: it has no pairs, which MONAI passes over with a warning and nothing trained.
+    """
+    if len(trainer.data_loader) == 0:
+        raise InputError(
+            "there is nothing to train on: no training images were found; check dataset_dir and image_pattern, or "
+            "the 'training' list of the datalist"
+        )
+    trainer.run()
 
 
 def _sentence_hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import ctypes
 import io
 import json
@@ -50,6 +51,24 @@ def command(pairs: Path, bundle: Path, output: Path, *more: str) -> list[str]:
     """Arguments of cohort.py for a run in one process on one thread."""
     options = [f"--bundle={bundle}", f"--output_dir={output}", "--device=cpu", "--threads=1", "--no_report"]
     return [str(pairs), *options, "--workers=0", *more]
+
+
+def run(folder: Path, output: str = "out", *more: str) -> int:
+    """Register the pairs of a folder with its bundle; the exit code."""
+    import cohort
+
+    return cohort.main(command(folder / "pairs.csv", folder / "tiny_registration", folder / output, *more))
+
+
+def table(output: Path) -> list[dict[str, str]]:
+    """The rows of summary.csv."""
+    with (output / "summary.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def pairs_of(output: Path) -> list[str]:
+    """The folders of pairs."""
+    return sorted(path.name for path in output.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -37,6 +39,33 @@ def set_threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def undo_config(monkeypatch: pytest.MonkeyPatch, set_threads: Callable[[int], None]) -> None:
+    """Undo what a bundle's configuration sets in the process that runs it."""
+    monkeypatch.setattr("sys.excepthook", None)
+
+
+@pytest.fixture(name="finished", scope="session")
+def finished_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle, three pairs, and ``out``, the cohort of them; not to be written to."""
+    from cohort_case import run, tiny_bundle, write_pairs
+
+    folder = tmp_path_factory.mktemp("cohort")
+    tiny_bundle(folder)
+    write_pairs(folder, 3)
+    before, hook = torch.get_num_threads(), sys.excepthook
+    assert run(folder) == 0
+    torch.set_num_threads(before)
+    sys.excepthook = hook
+    return folder
+
+
+@pytest.fixture(name="mine")
+def copy_of_cohort(finished: Path, tmp_path: Path) -> Path:
+    """A copy of all that, to be spoilt; copying keeps the times of files."""
+    return Path(shutil.copytree(finished, tmp_path / "mine", symlinks=True))
 
 
 def _waves(shape: Sequence[int], count: int, generator: torch.Generator) -> Tensor:

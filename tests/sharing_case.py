@@ -31,20 +31,24 @@ def small_library(folder: Path, text: str = "") -> Path:
     return library
 
 
+def set_entry(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Set an entry of nested dictionaries, with / between its keys; None removes it."""
+    *folders, last = path.split("/")
+    for folder in folders:
+        tree = tree[folder]
+    if value is None:
+        del tree[last]
+    else:
+        tree[last] = value
+
+
 def configure(name: str, path: str, value: Any) -> Change:
     """Set an entry of configs/NAME.json, with / between its keys; None removes it."""
 
     def change(bundle: Path) -> None:
         file = bundle / "configs" / f"{name}.json"
         config = json.loads(file.read_text())
-        *folders, last = path.split("/")
-        place = config
-        for folder in folders:
-            place = place[folder]
-        if value is None:
-            del place[last]
-        else:
-            place[last] = value
+        set_entry(config, path, value)
         file.write_text(json.dumps(config))
 
     return change

@@ -201,6 +201,10 @@ FAULTS: dict[str, tuple[Fault, str]] = {  # what to hand in, and the sentence: f
     "empty file": (raw_bytes("empty.nii", b""), "empty.nii is an empty file; copy or export"),
     "no voxels": (image("none.nii", lambda: np.zeros((0, 5, 5), np.float32)), "none.nii .*; "),
     "2-D": (image("slice.nii.gz", lambda: blob((12, 13)).astype(np.float32)), "slice.nii.gz is 2-D .*; give a 3-D"),
+    "one slice": (
+        image("sagittal.nii.gz", lambda: blob((12, 13)).astype(np.float32)[None]),
+        r"sagittal.nii.gz is 2-D \(shape 1x12x13\) .*; give a 3-D",
+    ),
     "4-D": (
         image("series.nii.gz", lambda: np.stack([blob(SHAPE)] * 3, -1).astype(np.float32)),
         "series.nii.gz is 4-D .*; save the one volume",

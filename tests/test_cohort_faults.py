@@ -2,69 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cohort
 import numpy as np
 import pytest
 import torch
-from cohort_case import VOLATILE, begin, command, contents, tiny_bundle, write_pairs
+from cohort_case import VOLATILE, begin, command, contents, pairs_of, run, table
 from cohorts.worker import Worker
 
 from shared_components import itk_io
 from shared_components.results import save
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.usefixtures("undo_config")]
 Run = Callable[..., int]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle, three pairs, and ``out``, the cohort of them."""
-    folder = tmp_path_factory.mktemp("cohort")
-    tiny_bundle(folder)
-    write_pairs(folder, 3)
-    before = torch.get_num_threads()
-    assert cohort.main(command(folder / "pairs.csv", folder / "tiny_registration", folder / "out")) == 0
-    torch.set_num_threads(before)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _undo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Undo what a configuration sets."""
-    monkeypatch.setattr("sys.excepthook", None)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def mine(place: Path, tmp_path: Path) -> Path:
-    """A copy of all that, to be spoilt."""
-    shutil.copytree(place, tmp_path / "mine", symlinks=True)
-    for name in ("fixed", "m0", "m1", "m2"):  # copytree keeps the times
-        assert (tmp_path / "mine" / f"{name}.nii.gz").exists()
-    return tmp_path / "mine"
-
-
-def run(folder: Path, output: str = "out", *more: str) -> int:
-    return cohort.main(command(folder / "pairs.csv", folder / "tiny_registration", folder / output, *more))
-
-
-def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "summary.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def pairs_of(output: Path) -> list[str]:
-    return sorted(path.name for path in output.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 @pytest.mark.parametrize(("change", "code", "sentence"), [
@@ -119,7 +74,7 @@ def full_from(monkeypatch: pytest.MonkeyPatch, pair: int) -> None:
 
 @pytest.mark.parametrize(("pair", "code"), [(0, 2), (1, 3)])
 def test_a_full_disk_stops_the_run_and_keeps_what_is_done(
-    place: Path, mine: Path, monkeypatch: pytest.MonkeyPatch, pair: int, code: int, capsys
+    finished: Path, mine: Path, monkeypatch: pytest.MonkeyPatch, pair: int, code: int, capsys
 ) -> None:
     with monkeypatch.context() as patch:
         full_from(patch, pair)
@@ -129,14 +84,14 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_done(
     assert "Traceback" not in err and pairs_of(mine / "full") == [f"p{number}" for number in range(pair)]
     assert [row["status"] for row in table(mine / "full")] == ["ok"] * pair + ["waiting"] * (3 - pair)
     assert run(mine, "full") == 0
-    assert contents(mine / "full") == contents(place / "out")
+    assert contents(mine / "full") == contents(finished / "out")
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_really_full(place: Path, tmp_path: Path) -> None:
+def test_a_disk_that_is_really_full(finished: Path, tmp_path: Path) -> None:
     """A tmpfs too small for three pairs, in a mount namespace of a process of its own."""
     log = tmp_path / "log.json"
-    argv = command(place / "pairs.csv", place / "tiny_registration", tmp_path / "small")
+    argv = command(finished / "pairs.csv", finished / "tiny_registration", tmp_path / "small")
     process = begin(argv, small=(str(tmp_path / "small"), str(log)))
     process.join(300)
     if process.exitcode == 77:
@@ -148,7 +103,7 @@ def test_a_disk_that_is_really_full(place: Path, tmp_path: Path) -> None:
 
 
 def test_cuda_out_of_memory_falls_back_to_the_cpu_and_says_so(
-    place: Path, mine: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    finished: Path, mine: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     """There is no GPU here: the worker is told that its first device was one."""
     made, real = [], Worker._build
@@ -176,7 +131,7 @@ def test_cuda_out_of_memory_falls_back_to_the_cpu_and_says_so(
     assert [row["device"] for row in rows] == ["cuda:0", "cpu", "cuda:0"]
     assert [row["note"] for row in rows] == ["", "CUDA out of memory: registered on the CPU", ""]
     assert "p1 (CUDA out of memory: registered on the CPU)" in capsys.readouterr().err
-    assert contents(mine / "gpu") == contents(place / "out")
+    assert contents(mine / "gpu") == contents(finished / "out")
 
 
 def test_a_gpu_without_room_for_the_network(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +150,7 @@ def test_a_gpu_without_room_for_the_network(mine: Path, monkeypatch: pytest.Monk
     assert first["device"] == "cpu" and "the GPU has no memory left for the network" in first["note"]
 
 
-def test_a_failure_of_the_network_costs_its_pair(place: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_the_network_costs_its_pair(finished: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The evaluator that stopped halfway is not used again."""
     real, left = save.SaveRegistration.__call__, [1]
 
@@ -210,7 +165,7 @@ def test_a_failure_of_the_network_costs_its_pair(place: Path, mine: Path, monkey
     rows = table(mine / "half")
     assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
     assert rows[1]["fault"] == "there is not enough memory (MemoryError: no more); use fewer workers or smaller images"
-    kept = {name: data for name, data in contents(place / "out").items() if not name.startswith("p1/")}
+    kept = {name: data for name, data in contents(finished / "out").items() if not name.startswith("p1/")}
     assert contents(mine / "half") == kept
 
 

@@ -2,67 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cohort
 import pytest
 import register
-import torch
-from cohort_case import command, contents, markers, tiny_bundle, write_pairs
+from cohort_case import command, contents, markers, pairs_of, run, table
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.usefixtures("undo_config")]
 Run = Callable[..., int]
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle, three pairs, and ``out``, the cohort of them."""
-    folder = tmp_path_factory.mktemp("cohort")
-    tiny_bundle(folder)
-    write_pairs(folder, 3)
-    before = torch.get_num_threads()
-    assert cohort.main(command(folder / "pairs.csv", folder / "tiny_registration", folder / "out")) == 0
-    torch.set_num_threads(before)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _undo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Undo what a configuration sets."""
-    monkeypatch.setattr("sys.excepthook", None)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def mine(place: Path, tmp_path: Path) -> Path:
-    """A copy of all that, to be spoilt."""
-    shutil.copytree(place, tmp_path / "mine", symlinks=True)
-    for name in ("fixed", "m0", "m1", "m2"):  # copytree keeps the times
-        assert (tmp_path / "mine" / f"{name}.nii.gz").exists()
-    return tmp_path / "mine"
-
-
-def run(folder: Path, output: str = "out", *more: str) -> int:
-    return cohort.main(command(folder / "pairs.csv", folder / "tiny_registration", folder / output, *more))
-
-
-def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "summary.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def pairs_of(output: Path) -> list[str]:
-    return sorted(path.name for path in output.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def test_a_folder_a_pair_and_a_summary(place: Path) -> None:
-    out = place / "out"
+def test_a_folder_a_pair_and_a_summary(finished: Path) -> None:
+    out = finished / "out"
     assert pairs_of(out) == ["p0", "p1", "p2"] == list(markers(out))
     rows = table(out)
     assert [(row["name"], row["status"]) for row in rows] == [("p0", "ok"), ("p1", "ok"), ("p2", "ok")]
@@ -74,17 +29,20 @@ def test_a_folder_a_pair_and_a_summary(place: Path) -> None:
     assert not list((out / ".cohort" / "work").iterdir())
 
 
-def test_the_files_are_those_of_register(place: Path, tmp_path: Path) -> None:
+def test_the_files_are_those_of_register(finished: Path, tmp_path: Path) -> None:
     options = [f"--output_dir={tmp_path / 'one'}", "--device=cpu", "--threads=1"]
     for name, role in (("fixed", "fixed"), ("m1", "moving")):
-        options += [f"--{role}={place / f'{name}.nii.gz'}", f"--{role}_label={place / f'{name}_seg.nii.gz'}"]
-    assert register.main([str(place / "tiny_registration"), *options]) == 0
-    argv = [option for option in command(place / "pairs.csv", place / "tiny_registration", tmp_path / "many")
+        options += [
+            f"--{role}={finished / f'{name}.nii.gz'}",
+            f"--{role}_label={finished / f'{name}_seg.nii.gz'}",
+        ]
+    assert register.main([str(finished / "tiny_registration"), *options]) == 0
+    argv = [option for option in command(finished / "pairs.csv", finished / "tiny_registration", tmp_path / "many")
             if option != "--no_report"]  # fmt: skip
     assert cohort.main([*argv, "--shard=2/3"]) == 0
     one, many = contents(tmp_path / "one"), contents(tmp_path / "many" / "p1")
     assert one == many and {"report.html", "moved_label.nii.gz", "affine.tfm", "transform.json"} <= set(one)
-    first = contents(place / "out" / "p1")
+    first = contents(finished / "out" / "p1")
     assert first == {name: content for name, content in many.items() if name != "report.html"}
 
 
@@ -96,7 +54,7 @@ def test_a_second_call_does_nothing(mine: Path, capsys: pytest.CaptureFixture) -
 
 
 @pytest.mark.parametrize("spoil", ["folder", "file", "bytes", "marker", "both", "leftovers"])
-def test_what_is_missing_is_done_again(place: Path, mine: Path, spoil: str, capsys: pytest.CaptureFixture) -> None:
+def test_what_is_missing_is_done_again(finished: Path, mine: Path, spoil: str, capsys: pytest.CaptureFixture) -> None:
     out, marker = mine / "out", mine / "out" / ".cohort" / "pairs" / "p1.json"
     if spoil in ("folder", "both"):
         shutil.rmtree(out / "p1")
@@ -113,7 +71,7 @@ def test_what_is_missing_is_done_again(place: Path, mine: Path, spoil: str, caps
         (out / "p1" / ".partial-x").mkdir()
     assert run(mine) == 0
     assert "2 finished before, 1 to do" in capsys.readouterr().err
-    assert contents(out) == contents(place / "out") and list(markers(out)) == ["p0", "p1", "p2"]
+    assert contents(out) == contents(finished / "out") and list(markers(out)) == ["p0", "p1", "p2"]
     assert not list((out / ".cohort" / "work").iterdir())
 
 
@@ -141,11 +99,11 @@ def test_files_of_other_options_do_not_stay(mine: Path) -> None:
     assert [row["status"] for row in table(mine / "out")] == ["ok"] * 3
 
 
-def test_shards_share_a_folder_and_the_last_one_merges(place: Path, mine: Path) -> None:
+def test_shards_share_a_folder_and_the_last_one_merges(finished: Path, mine: Path) -> None:
     for shard, done in (("2/2", [0, 1, 0]), ("1/2", [1, 1, 1])):
         assert run(mine, "shards", f"--shard={shard}") == 0
         assert [row["status"] == "ok" for row in table(mine / "shards")] == [bool(flag) for flag in done]
-    assert contents(mine / "shards") == contents(place / "out")
+    assert contents(mine / "shards") == contents(finished / "out")
     (mine / "shards" / "summary.csv").unlink()
     assert run(mine, "shards") == 0
     assert [row["status"] for row in table(mine / "shards")] == ["ok"] * 3

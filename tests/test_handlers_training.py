@@ -97,6 +97,17 @@ def test_nan_loss_stops_before_the_step_and_names_the_culprits():
     assert engine.network.weight.item() == before[2] != before[0]
 
 
+def test_the_batch_at_fault_is_kept(tmp_path):
+    engine = trainer([0.1, float("nan")], [handlers.StopOnNaN(output_dir=str(tmp_path / "run"))])
+    engine.logger.setLevel(logging.CRITICAL)
+    with pytest.raises(FloatingPointError, match=r"pair1 \(the batch is kept in .*stopped_batch\.pt\); look at"):
+        engine.run()
+    kept = torch.load(tmp_path / "run" / "stopped_batch.pt", weights_only=True)
+    assert (kept["epoch"], kept["iteration"], kept["pairs"]) == (1, 2, "pair1")
+    assert set(kept["batch"]) == {"image", "label"} and bool(kept["batch"]["label"].isnan())
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["stopped_batch.pt"]
+
+
 def test_infinite_gradient_stops_before_the_step():
     engine = trainer([0.0], [handlers.StopOnNaN()], RootLoss(), weight=0.0)
     engine.logger.setLevel(logging.CRITICAL)

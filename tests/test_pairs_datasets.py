@@ -89,6 +89,45 @@ def test_listed_pairs_come_as_listed() -> None:
     assert drawn == {"a<-b", "b<-c", "c<-a"}
 
 
+class LoadAllBut(Load):
+    """Some subjects cannot be read."""
+
+    def __init__(self, *broken: int) -> None:
+        super().__init__()
+        self.broken = set(map(str, broken))
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        found = super().__call__(item)
+        if found["name"] in self.broken:
+            raise InputError(f"{found['name']} is damaged")
+        return found
+
+
+def test_one_unreadable_image_in_a_thousand_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    load = LoadAllBut(7, 500)
+    dataset = PairDataset(subjects(1000, label=False), load, length=4000)
+    names = [dataset[i]["name"].split("<-") for i in range(4000)]
+    assert not {"7", "500"} & {name for pair in names for name in pair}
+    told = [record.getMessage() for record in caplog.records]
+    assert sorted(told) == ["left out of the training: 500 is damaged", "left out of the training: 7 is damaged"]
+    assert load.calls["7"] == load.calls["500"] == 1, "not read again"
+    again = PairDataset(subjects(1000, label=False), LoadAllBut(7, 500), length=4000)
+    assert [again[i]["name"].split("<-") for i in (3999, 12)] == [names[3999], names[12]], (
+        "an item depends on its index"
+    )
+
+
+def test_too_many_unreadable_images_stop_the_training() -> None:
+    few = PairDataset(subjects(20, label=False), LoadAllBut(3), length=400)
+    with pytest.raises(InputError, match="3 is damaged"):
+        [few[i] for i in range(400)]
+    spared = PairDataset(subjects(20, label=False), LoadAllBut(3), length=400, spare=0.05)
+    assert len([spared[i] for i in range(400)]) == 400
+    listed = PairDataset(subjects(200, label=False)[:3], LoadAllBut(1), spare=0.5)
+    with pytest.raises(InputError, match="1 is damaged"):
+        [listed[i] for i in range(len(listed))]
+
+
 def test_subjects_are_preprocessed_once_if_cached() -> None:
     cached, fresh = Load(), Load()
     for load, cache in ((cached, True), (fresh, False)):

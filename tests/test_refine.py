@@ -94,6 +94,9 @@ def test_as_post_transform(batched):
     assert out["pred"].shape == data["pred"].shape and out["name"] == "a"
     assert out["refine"]["loss_after"] < out["refine"]["loss_before"] and out["refine"]["seconds"] > 0
     assert RefineField(steps=0)(data)["pred"] is data["pred"]
+    asked = RefineField(steps=0, levels=(1,), shares=(1.0,))({**data, "refine_steps": 6})["pred"]
+    assert torch.equal(asked, out["pred"]), "a request has its own number of steps"
+    assert RefineField(steps=6)({**data, "refine_steps": 0})["pred"] is data["pred"]
 
 
 def test_a_fixed_mask_in_the_data_is_used():

@@ -222,7 +222,9 @@ def test_a_row_sets_what_it_lacks() -> None:
     lengths = {row: one["phase_epochs"] for row, one in knobs.items()}
     assert lengths["I"] == lengths["II"] == [14, 0, 0, 0] and lengths["III"] == lengths["V"] == [8, 6, 0, 0]
     assert lengths["VI"] == lengths["VII"] == [8, 6, 15, 0] and lengths["VIII"] == lengths["IX"] == [8, 6, 5, 10]
-    assert [row for row in knobs if knobs[row]["similarity"] == "mk_lncc"] == ["V", "VII", "VIII", "IX"]
+    assert [row for row in knobs if knobs[row]["affine_similarity"] == "mk_lncc"] == ["V", "VII", "VIII", "IX"]
+    assert [row for row in knobs if knobs[row]["similarity"] == "mk_lncc"] == ["VII", "VIII", "IX"]
+    assert all({"cc", "mk_lncc"} >= {one["similarity"], one["affine_similarity"]} for one in knobs.values())
     assert [row for row in knobs if knobs[row]["loss#affine_constant"] == 0] == ["I"]
     assert [row for row in knobs if knobs[row]["loss#affine_symmetry_weight"] == 0] == ["I", "II", "III"]
     assert [row for row in knobs if knobs[row]["symmetry_weight"] > 0] == ["IX"]
@@ -235,13 +237,15 @@ def test_a_row_reaches_the_loss_of_the_bundle() -> None:
     with avsm_ablation.code_of(recipe):
         losses = {
             row: avsm_ablation.row_recipe(recipe, row, 3, (1, 1, 1, 1)).parser().get_parsed_content("loss")
-            for row in ("I", "VIII", "IX")
+            for row in ("I", "V", "VI", "IX")
         }
-    assert [one.affine_schedule["constant"] for one in losses.values()] == [0.0, 10.0, 10.0]
-    assert [one.affine_symmetry_weight for one in losses.values()] == [0.0, 10.0, 10.0]
-    assert [one.symmetry_weight for one in losses.values()] == [0.0, 0.0, 1e-4]
+    assert [one.affine_schedule["constant"] for one in losses.values()] == [0.0, 10.0, 10.0, 10.0]
+    assert [one.affine_symmetry_weight for one in losses.values()] == [0.0, 10.0, 10.0, 10.0]
+    assert [one.symmetry_weight for one in losses.values()] == [0.0, 0.0, 0.0, 1e-4]
     assert all(one.symmetric for one in losses.values())
-    assert [type(one.similarity).__name__ for one in losses.values()] == ["GlobalNCC"] + ["MultiKernelLNCC"] * 2
+    ncc, kernels = "GlobalNCC", "MultiKernelLNCC"
+    assert [type(one.affine_similarity).__name__ for one in losses.values()] == [ncc, kernels, ncc, kernels]
+    assert [type(one.similarity).__name__ for one in losses.values()] == [ncc, ncc, ncc, kernels]
 
 
 def test_a_coarser_grid_has_the_same_extent() -> None:

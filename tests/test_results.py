@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from shared_components.engines import AutocastInferer
 from shared_components.errors import InputError
 from shared_components.geometry import Frame, apply_affine
 from shared_components.images import read_image, write_image
@@ -122,6 +123,19 @@ def test_every_file_is_written_and_says_the_same(pair_files, tmp_path):
     first = {name: (out / name).read_bytes() for name in expected - {"run.json", "report.html"}}
     SaveRegistration(str(out), "some_bundle", network=Shifted(1, 1))(item)
     assert first == {name: (out / name).read_bytes() for name in first}, "the same input, the same bytes"
+
+
+def test_the_affine_part_is_asked_of_the_network_that_ran(pair_files, tmp_path):
+    """Not of the configuration's own, which MONAI Label leaves without weights."""
+    item = prepared(pair_files, initial_transform="header")
+    item["pred"] = torch.zeros(3, *item["image"].shape[1:])
+    inferer = AutocastInferer()
+    save = SaveRegistration(str(tmp_path), inferer=inferer, report=False)
+    save(dict(item))
+    assert not (tmp_path / "affine.tfm").exists(), "nothing ran"
+    inferer(torch.zeros(1, 1), Shifted(1, 1))
+    save(dict(item))
+    assert np.allclose(read_transform(tmp_path / "affine.tfm")[:3, 3], SHIFT_MM, atol=1e-4)
 
 
 def test_the_bundle_is_named_with_its_version(tmp_path):

@@ -40,6 +40,7 @@ BREAKS: dict[str, tuple[Change, str, str]] = {
     "version not in changelog": (configure("metadata", "version", "9.9.9"), "metadata", "does not mention version"),
     "no changelog": (configure("metadata", "changelog", None), "metadata", "does not mention version"),
     "authors in a list": (configure("metadata", "authors", ["a"]), "metadata", "'authors' is not a string"),
+    "no word on ONNX": (configure("metadata", "exports/onnx", None), "exports", "whether onnx is supported"),
     "other grid": (configure("metadata", SHAPE, [80, 80, 80]), "one image", "'size' of inference.json differ"),
     "channels swapped": (
         configure("metadata", "network_data_format/inputs/image/channel_def", {"0": "moving", "1": "fixed"}),
@@ -60,6 +61,11 @@ BREAKS: dict[str, tuple[Change, str, str]] = {
     "place on a machine": (configure("train", "dataset_dir", "/home/me/data"), "paths", "train.json names a place"),
     "place in an expression": (configure("inference", "output_dir", "$'/work/x'"), "paths", "'/work/x'"),
     "no inferer": (configure("inference", "inferer", None), "ids", "inference.json has no 'inferer'"),
+    "no moving image in MONAI Label": (
+        configure("inference", "displayable_configs", None),
+        "ids",
+        "inference.json has no 'displayable_configs'",
+    ),
     "no val_interval": (configure("train", "val_interval", None), "ids", "train.json has no 'val_interval'"),
     "root not first": (configure("evaluate", "initialize", ["$1"]), "ids", "'initialize' of evaluate.json"),
     "untested pin": (

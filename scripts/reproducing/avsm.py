@@ -32,12 +32,13 @@ from .hippocampus import write_datalist
 from .meta_affine_methods import fingerprint
 from .networks import Network, code_of, load, network_settings, training_result
 from .pair_rows import TestPairs
+from .reports import add_report_arguments
 from .runs import Recipe, finished
 from .suits_sets import BRAINS
 
 PARTS = ("table1", "table2")
 CONFIGS = ("train.json",)
-ABLATION_EPOCHS = (6, 4, 5, 7)  # of the four phases, where a row has them
+ABLATION_EPOCHS = (6, 12, 4, 6)  # of the four phases, where a row has them
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,10 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--real", action="store_true", help="with --figures: register knees by the shipped weights too")
     parser.add_argument("--again", action="store_true", help="measure anew; networks and tools are kept")
     parser.add_argument("--trained_only", action="store_true", help="report on what has been trained so far")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: %(default)s")
-    parser.add_argument("--device", default="cpu", help="cpu (default), auto or cuda:0, of the networks")
-    parser.add_argument("--json", metavar="FILE", help="write all numbers here")
-    parser.add_argument("--markdown", metavar="FILE", help="write the report here")
+    add_report_arguments(parser, "cpu (default), auto or cuda:0, of the networks")
     parser.add_argument("--figures", metavar="FOLDER", help="write the figures here")
 
 

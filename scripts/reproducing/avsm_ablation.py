@@ -50,7 +50,8 @@ class Combination:
         velocity = VELOCITY_STEPS if "vSVF-Multi" in self.parts else int("vSVF" in self.parts)
         return {
             "phase_epochs": self.lengths(epochs),
-            "similarity": "mk_lncc" if {"Af-MK", "vSVF-MK"} & self.parts else "cc",
+            "affine_similarity": "mk_lncc" if "Af-MK" in self.parts else "cc",
+            "similarity": "mk_lncc" if "vSVF-MK" in self.parts else "cc",
             "affine_steps": AFFINE_STEPS if "Af-Multi" in self.parts else 1,
             "velocity_steps": velocity,
             "symmetry_weight": 1e-4 if "vSVF-Sym" in self.parts else 0.0,

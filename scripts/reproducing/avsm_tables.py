@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
-
-from shared_components.images.files import atomic_path
 
 from . import avsm_paper as paper
 from .avsm_ablation import COLUMNS, ROWS
 from .avsm_methods import AFFINE_STEPS, METHODS, STEPS, TIMED
 from .avsm_relations import LEVEL, TITLES, judge, of_pairs, of_seeds
 from .avsm_sets import MEAN_MM, POSE
-from .meta_affine_tables import rounded
 from .pair_statistics import signed_rank, worst
-from .runs import write_json
+from .reports import environment, publish, rounded
 from .tables import claims_table, claims_verdict, number, p_value, real_table, table
-from .vtn_tables import environment
 
 Content = Mapping[str, Any]
 AGAINST = "avsm_2"  # what p compares with
@@ -32,13 +27,7 @@ def report(content: Content, options: argparse.Namespace) -> None:
     theirs = {"table1": paper.TABLE_1, "others": paper.OTHERS, "table2": paper.TABLE_2}
     more = {"environment": environment(options), "relations": judge(content), "paper": theirs}
     content = rounded({**content, **more})
-    text = markdown(content)
-    print("\n" + text)
-    if options.json:
-        write_json(Path(options.json), content)
-    if options.markdown:
-        with atomic_path(options.markdown) as temporary:
-            temporary.write_text(text)
+    publish(content, markdown(content), options)
 
 
 def markdown(content: Content) -> str:

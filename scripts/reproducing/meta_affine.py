@@ -29,6 +29,7 @@ from .hippocampus import write_datalist
 from .meta_affine_hands import hands_pair
 from .meta_affine_sets import SETS, SHEAR, Cases, drawn_maps, file_names, find_split, present, test_cases
 from .meta_affine_tables import report
+from .reports import add_report_arguments
 from .runs import Recipe, finished, read_epochs, read_json, same_settings, train, trained_network, write_json
 
 CONFIGS = ("train.json", "train_paper.json")
@@ -53,10 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="FILE", help="of the shipped network; default: the bundle's model.pt")
     parser.add_argument("--again", action="store_true", help="measure anew; networks and classical tools are kept")
     parser.add_argument("--trained_only", action="store_true", help="report on what has been trained so far")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: %(default)s")
-    parser.add_argument("--device", default="cpu", help="for training: cpu (default), auto or cuda:0")
-    parser.add_argument("--json", metavar="FILE", help="write all numbers here")
-    parser.add_argument("--markdown", metavar="FILE", help="write the report here")
+    add_report_arguments(parser, "for training: cpu (default), auto or cuda:0")
     parser.add_argument("--figures", metavar="FOLDER", help="write the figures here")
 
 

@@ -9,14 +9,11 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from shared_components.images.files import atomic_path
-
 from . import meta_affine_paper as paper
 from .meta_affine_relations import OUTLIER, judge, outliers
 from .meta_affine_sets import SETS
-from .runs import write_json
+from .reports import environment, publish, rounded
 from .tables import claims_table, claims_verdict, number, table
-from .vtn_tables import environment
 
 Content = Mapping[str, Any]
 NUMBERS = ("mean", "median", "max")
@@ -38,13 +35,7 @@ def report(content: Content, options: argparse.Namespace) -> None:
     relations = judge(content["results"], content["identity"])
     more = {"environment": environment(options), "relations": relations, "paper": paper_numbers()}
     content = rounded({**content, **more})
-    text = markdown(content)
-    print("\n" + text)
-    if options.json:
-        write_json(Path(options.json), content)
-    if options.markdown:
-        with atomic_path(options.markdown) as temporary:
-            temporary.write_text(text)
+    publish(content, markdown(content), options)
     if options.figures:
         from .meta_affine_figures import draw  # matplotlib takes a while
 
@@ -56,15 +47,6 @@ def paper_numbers() -> dict[str, Any]:
     transfer = {f"{train} -> {test}": numbers for (train, test), numbers in paper.TRANSFER.items()}
     tables = {"table_1": paper.MSE, "table_2": transfer, "table_3": paper.EPSILON_A, "table_4": paper.EPSILON_B}
     return tables | {"table_5": paper.FULL_AFFINE, "table_6": paper.LEVELS}
-
-
-def rounded(value: Any) -> Any:
-    """Round floats to six significant digits; keys become text."""
-    if isinstance(value, Mapping):
-        return {str(key): rounded(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(item) for item in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def markdown(content: Content) -> str:

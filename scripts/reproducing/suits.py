@@ -28,6 +28,7 @@ from . import suits_methods as methods
 from .meta_affine_methods import fingerprint
 from .networks import code_of, facts, load, network_settings
 from .pair_rows import TestPairs
+from .reports import add_report_arguments
 from .runs import Recipe
 from .suits_runs import (
     LAST,
@@ -72,10 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer_pairs", type=int, default=25, help="the first so many; default: %(default)s")
     parser.add_argument("--again", action="store_true", help="measure anew; networks and elastix are kept")
     parser.add_argument("--trained_only", action="store_true", help="report on what has been trained so far")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: %(default)s")
-    parser.add_argument("--device", default="cpu", help="cpu (default), auto or cuda:0")
-    parser.add_argument("--json", metavar="FILE", help="write all numbers here")
-    parser.add_argument("--markdown", metavar="FILE", help="write the report here")
+    add_report_arguments(parser)
     parser.add_argument("--figures", metavar="FOLDER", help="write the figures here")
     parser.add_argument("--real", action="store_true", help="with --figures: real images, by the shipped weights")
 

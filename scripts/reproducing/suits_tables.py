@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 import numpy as np
 
-from shared_components.images.files import atomic_path
-
 from . import suits_paper as paper
-from .meta_affine_tables import rounded
 from .pair_statistics import signed_rank, worst
-from .runs import write_json
+from .reports import environment, publish, rounded
 from .suits_methods import METHODS, TIMED
 from .suits_relations import LEVEL, judge
 from .suits_runs import SETS
 from .tables import claims_table, claims_verdict, number, p_value, real_table, table
-from .vtn_tables import environment
 
 Content = Mapping[str, Any]
 
@@ -29,13 +24,7 @@ def report(content: Content, options: argparse.Namespace) -> None:
     """Print tables and verdicts; write JSON and Markdown if asked for."""
     more = {"environment": environment(options), "relations": judge(content["results"]), "paper": paper_numbers()}
     content = rounded({**content, **more})
-    text = markdown(content)
-    print("\n" + text)
-    if options.json:
-        write_json(Path(options.json), content)
-    if options.markdown:
-        with atomic_path(options.markdown) as temporary:
-            temporary.write_text(text)
+    publish(content, markdown(content), options)
 
 
 def paper_numbers() -> dict[str, Any]:

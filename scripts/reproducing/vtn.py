@@ -28,6 +28,7 @@ from shared_components.pairs import PairDataset
 from shared_components.warp import warp_image, warp_labels
 
 from .hippocampus import download, find_hippocampi, write_datalist
+from .reports import add_report_arguments
 from .runs import (
     Recipe,
     finished,
@@ -59,10 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length.add_argument("--steps", type=int, help=f"optimizer steps of each network; default: {STEPS}")
     length.add_argument("--budget", type=float, metavar="MINUTES", help="of a seed: find the steps by timing a few")
     parser.add_argument("--pairs", type=int, default=120, help="validation pairs to measure; default: %(default)s")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: %(default)s")
-    parser.add_argument("--device", default="cpu", help="cpu (default), auto or cuda:0")
-    parser.add_argument("--json", metavar="FILE", help="write all numbers here")
-    parser.add_argument("--markdown", metavar="FILE", help="write the report here")
+    add_report_arguments(parser)
 
 
 def reproduce(options: argparse.Namespace, settings: Mapping[str, Any], command: str) -> None:

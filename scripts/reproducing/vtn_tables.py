@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from shared_components.images.files import atomic_path
-
-from .runs import write_json
+from .reports import environment, publish
 from .tables import Relation, Spread, findings, number, plus_minus, relations_table, spread, table, verdict_sentence
 
 IDENTITY = "identity"
@@ -60,13 +52,7 @@ def report(
 ) -> None:
     """Print tables and verdicts; write JSON and Markdown if asked for."""
     content = summarise(plan, results, seconds, options)
-    text = markdown(content)
-    print("\n" + text)
-    if options.json:
-        write_json(Path(options.json), content)
-    if options.markdown:
-        with atomic_path(options.markdown) as temporary:
-            temporary.write_text(text)
+    publish(content, markdown(content), options)
 
 
 def summarise(
@@ -110,21 +96,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if value == value else None
     return value
-
-
-def environment(options: argparse.Namespace) -> dict[str, Any]:
-    """Return versions and hardware."""
-    packages = {name: version(name) for name in ("torch", "monai", "pytorch-ignite", "numpy", "scipy")}
-    gpu = torch.cuda.get_device_name() if options.device != "cpu" and torch.cuda.is_available() else None
-    found = {"python": platform.python_version(), **packages, "processor": _processor(), "cores": os.cpu_count()}
-    return found | {"threads": options.threads, "gpu": gpu}
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _spread(content: Mapping[str, Any], name: str, metric: str) -> Spread:

@@ -17,12 +17,13 @@ SECTIONS = """
 """.strip().split("|")
 INFERENCE_IDS = """
     bundle_root device dataset_dir output_dir network_def network inferer preprocessing postprocessing dataset
-    dataloader handlers evaluator initialize run finalize
+    dataloader handlers evaluator displayable_configs initialize run finalize
 """.split()
 TRAIN_IDS = """
     bundle_root device dataset_dir output_dir ckpt_dir network_def network val_interval resume train validate
     initialize run finalize
 """.split()
+EXPORTS = ("torchscript", "torch_export", "onnx", "tensorrt")
 ROOT_FIRST = "$sys.path.insert(0, os.path.abspath(@bundle_root))"
 PERSONAL = re.compile(r"(?:^|[\s'\"=])(?:/(?:home|Users|root|work|tmp|mnt|media|scratch|workspace)/|~/|[A-Za-z]:\\)")
 MAX_MB = 25.0  # of a file; larger ones the model zoo wants to be downloaded from elsewhere
@@ -43,6 +44,13 @@ def sizes(bundle: Path) -> list[str]:
 def metadata(bundle: Path) -> list[str]:
     """metadata.json keeps the schema, and its changelog has its version."""
     return metadata_faults(metadata_of(bundle))
+
+
+def exports(bundle: Path) -> list[str]:
+    """metadata.json says of each form of export whether the network can take it; ``export_bundles.py`` measures it."""
+    said = metadata_of(bundle).get("exports", {})
+    unclear = [form for form in EXPORTS if not str(said.get(form)).startswith(("supported", "not supported"))]
+    return [f"'exports' does not say whether {form} is supported or not supported" for form in unclear]
 
 
 def one_image(bundle: Path) -> list[str]:
@@ -124,7 +132,7 @@ def release(bundle: Path) -> list[str]:
 
 CHECKS: dict[str, Callable[[Path], list[str]]] = {
     check.__name__.replace("_", " "): check
-    for check in (files, sizes, metadata, one_image, licences, readme, paths, ids, release)
+    for check in (files, sizes, metadata, exports, one_image, licences, readme, paths, ids, release)
 }
 
 

@@ -97,7 +97,7 @@ class Probe:
         options = {"use_trace": True, "converter_kwargs": {"check_trace": False}}  # checked here, on another image
         ckpt_export("network_def", filepath=str(target), ckpt_file=str(weights), **options, **self._common)
         entry = config_of(self._bundle, "metadata")["network_data_format"]["inputs"]["image"]
-        image = _smooth_pair(entry["spatial_shape"])
+        image = smooth_pair(entry["spatial_shape"])
         with torch.no_grad():
             eager, traced = network(image), torch.jit.load(str(target))(image)
         return {"difference": float((eager - traced).abs().max()), "motion": float(eager.abs().max())}
@@ -177,10 +177,10 @@ def ask(question: Callable[[], Any]) -> dict[str, Any]:
         return {"fault": f"{type(error).__name__}: {error}"}
 
 
-def _smooth_pair(shape: list[int]) -> torch.Tensor:
+def smooth_pair(shape: list[int], seed: int = 5) -> torch.Tensor:
     """Two images that differ, as smooth as real ones: on noise an iterative method amplifies the last digits."""
     mode = {2: "bilinear", 3: "trilinear"}[len(shape)]
-    coarse = torch.rand(1, 2, *(min(8, n) for n in shape), generator=torch.Generator().manual_seed(5))
+    coarse = torch.rand(1, 2, *(min(8, n) for n in shape), generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(coarse, size=tuple(shape), mode=mode, align_corners=True)
 
 

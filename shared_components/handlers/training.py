@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
 from monai.engines import IterationEvents
 from monai.utils.enums import CommonKeys
 from torch import Tensor
+
+from ..checkpoints import save_atomically
 
 
 def loss_terms(engine: Engine) -> dict[str, Tensor]:
@@ -81,10 +85,12 @@ class StopOnNaN:
     Args:
         name_key: where ``engine.state.batch`` has the names of the pairs.
         gradients: look at the gradients too.
+        output_dir: the batch at fault is kept there as ``stopped_batch.pt``: its tensors as they went in, names, epoch
+            and iteration, for ``torch.load(..., weights_only=True)``; None keeps none.
     """
 
-    def __init__(self, name_key: str = "name", gradients: bool = True) -> None:
-        self.name_key, self.gradients = name_key, gradients
+    def __init__(self, name_key: str = "name", gradients: bool = True, output_dir: str | None = None) -> None:
+        self.name_key, self.gradients, self.output_dir = name_key, gradients, output_dir
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -121,7 +127,18 @@ class StopOnNaN:
         names = engine.state.batch.get(self.name_key) if isinstance(engine.state.batch, Mapping) else None
         names = [names] if isinstance(names, str) else names
         pairs = ", ".join(map(str, names)) if names else "unknown"
+        kept = f" (the batch is kept in {self._keep(engine, pairs)})" if self.output_dir else ""
         raise FloatingPointError(
             f"training stopped in epoch {engine.state.epoch}, iteration {engine.state.iteration}, before the optimizer "
-            f"step: {what}; pairs: {pairs}; look at these images, or lower the learning rate"
+            f"step: {what}; pairs: {pairs}{kept}; look at these images, or lower the learning rate"
         )
+
+    def _keep(self, engine: Engine, pairs: str) -> Path:
+        """Write the batch; of several processes each one its own."""
+        rank = idist.get_rank()
+        path = Path(str(self.output_dir)) / (f"stopped_batch_{rank}.pt" if rank else "stopped_batch.pt")
+        batch = engine.state.batch if isinstance(engine.state.batch, Mapping) else {}
+        tensors = {str(key): torch.as_tensor(x).detach().cpu() for key, x in batch.items() if isinstance(x, Tensor)}
+        where = {"epoch": int(engine.state.epoch), "iteration": int(engine.state.iteration), "pairs": pairs}
+        save_atomically({**where, "batch": {key: x.as_subclass(Tensor) for key, x in tensors.items()}}, path)
+        return path

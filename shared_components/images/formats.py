@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import math
 import os
 import zlib
 from dataclasses import dataclass
@@ -83,9 +84,9 @@ def _damaged(path: Path, what: str, reason: object) -> InputError:
 
 def _load_nibabel(path: Path, what: str, suffix: str) -> RawFile:
     try:
-        if suffix in (".nii.gz", ".mgz"):
-            _check_gzip(path)
+        length = _gzip_length(path) if suffix in (".nii.gz", ".mgz") else path.stat().st_size
         image = nib.load(path)
+        _check_length(image, length)
         values = np.asanyarray(image.dataobj)
     except MemoryError as error:
         raise InputError(f"{what} {path} needs more memory than there is; crop or downsample it") from error
@@ -98,11 +99,24 @@ def _load_nibabel(path: Path, what: str, suffix: str) -> RawFile:
     return RawFile(path, values, np.asarray(image.affine, dtype=np.float64), components)
 
 
-def _check_gzip(path: Path) -> None:
-    """Read to the end, where the checksum is: nibabel stops after the last voxel and misses flipped bits."""
+def _gzip_length(path: Path) -> int:
+    """Count the bytes; at the end is the checksum: nibabel stops after the last voxel and misses flipped bits."""
+    length = 0
     with gzip.open(path) as stream:
-        while stream.read(1 << 20):
-            pass
+        while block := stream.read(1 << 20):
+            length += len(block)
+    return length
+
+
+def _check_length(image: nib.spatialimages.SpatialImage, length: int) -> None:
+    """Compare header and file first: nibabel would set aside what the header asks for, however much that is."""
+    header = image.header
+    claimed = [int(n) for n in header.get_data_shape()]
+    if min(claimed, default=0) < 1:
+        raise ValueError(f"its header claims a size of {_times(np.array(claimed))} voxels")
+    needed = header.get_data_offset() + math.prod(claimed) * header.get_data_dtype().itemsize
+    if needed > length:
+        raise ValueError(f"its header asks for {needed} bytes, there are {length}")
 
 
 def _nifti_affine(image: nib.Nifti1Image, path: Path, what: str) -> np.ndarray:

@@ -111,7 +111,7 @@ def _drop_axes(raw: RawFile, what: str, ndim: int) -> np.ndarray:
     kept = len(shape)
     while kept > 1 and shape[kept - 1] == 1:
         kept -= 1
-    if ndim == 3 and kept < 3:
+    if ndim == 3 and (kept < 3 or 1 in shape[:3]):
         raise InputError(
             f"{what} {raw.path} is 2-D (shape {shown}) where a volume is needed; give a 3-D image or "
             "choose a bundle or configuration for 2-D images"

@@ -214,17 +214,18 @@ def non_diffeomorphic_volume(ddf: Field, mask: Field | None = None) -> float:
     return abs(total) / (2 * math.factorial(ndim))
 
 
-def folded_cells(ddf: Field) -> Tensor:
-    """Return where the grid is turned over: bool (*spatial), True on all corners of cells with a simplex <= 0.
+def folded_cells(ddf: Field, least: float = 0.0) -> Tensor:
+    """Return where the grid is turned over: bool (*spatial), True on all corners of cells with a simplex <= ``least``.
 
-    No folded cell implies a positive central-difference determinant everywhere inside: that one is the mean of the
-    one-sided determinants around a voxel.
+    ``least`` is a volume, 1 where nothing moves; 0 is the criterion, more is on the safe side of it. No folded cell
+    implies a positive central-difference determinant everywhere inside: that one is the mean of the one-sided
+    determinants around a voxel.
     """
     field = as_field(ddf)[0]
     folded = torch.zeros(field.shape[1:], dtype=torch.bool, device=field.device)
     for start in range(0, field.shape[1] - 1, _SLAB):
         planes = min(_SLAB + 1, field.shape[1] - start)
-        cells = torch.stack([det <= 0 for det, _ in _simplices(field.narrow(1, start, planes))]).any(0)
+        cells = torch.stack([det <= least for det, _ in _simplices(field.narrow(1, start, planes))]).any(0)
         for corner in itertools.product((0, 1), repeat=cells.ndim):
             place = folded.narrow(0, start, planes)
             for axis, step in enumerate(corner):

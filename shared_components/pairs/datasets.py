@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,9 @@ class PairDataset(Dataset):
     An item depends only on its index and the seed: index ``epoch * len(self) + i`` is the i-th pair of an epoch, so
     training can be resumed exactly and the number of workers does not matter. ``PairSampler`` hands out such indices.
 
+    Where pairs are drawn at random, a file that cannot be used is told once and left out, and another pair drawn, as
+    long as there are no more such than ``spare`` of all: one bad file in a thousand shall not cost a night's training.
+
     Args:
         data: pairs {"fixed", "moving", ...} or single subjects {"image", "label"}; MONAI Label hands in the latter.
         transform: preprocessing of one item, see ``make_preprocessing``.
@@ -118,6 +122,7 @@ class PairDataset(Dataset):
         seed: of the drawing and of the augmentation.
         cache: keep preprocessed items in memory.
         modalities: (fixed, moving): single subjects that name another "modality" do not take that side.
+        spare: share of the data that may be unusable.
     """
 
     def __init__(
@@ -129,15 +134,18 @@ class PairDataset(Dataset):
         seed: int = 0,
         cache: bool = True,
         modalities: Sequence[str] | None = None,
+        spare: float = 0.01,
     ) -> None:
         self.data, self.transform, self.augment, self.seed = list(data), transform, augment, seed
         self.single = bool(self.data) and "moving" not in self.data[0]
         if self.single and len(self.data) == 1:
-            raise InputError("one subject alone makes no pair; add images to the data folder or the datalist")
+            raise InputError("one subject alone makes no pair; add images (in MONAI Label, or raise val_split)")
         self.pairs = self._orders(modalities) if self.single else range(len(self.data))
         self.random = length is not None
         self.length = length if length is not None else len(self.pairs)
         self._cache: dict[int, Item] | None = {} if cache else None
+        self._faults: dict[int, str] = {}
+        self._spared = int(spare * len(self.data))
 
     def _orders(self, modalities: Sequence[str] | None) -> list[tuple[int, int]]:
         orders = itertools.permutations(range(len(self.data)), 2)
@@ -163,19 +171,38 @@ class PairDataset(Dataset):
     def __getitem__(self, index: int) -> Item:
         """Return pair ``index`` (see the class): {"image": (2, *size), labels (1, *size), "name"}."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(index))
-        if self.random:
-            chosen = self.pairs[int(torch.randint(len(self.pairs), (), generator=generator))]
-        else:
-            chosen = self.pairs[int(index) % self.length]
-        item = self._join(*chosen) if self.single else dict(self._load(chosen))
+        item = self._drawn(generator) if self.random else self._pair(self.pairs[int(index) % self.length])
         return self.augment(item, generator) if self.augment is not None else item
 
+    def _drawn(self, generator: torch.Generator) -> Item:
+        """Return a pair drawn at random; one with an unusable file gives way to the next."""
+        while True:
+            chosen = self.pairs[int(torch.randint(len(self.pairs), (), generator=generator))]
+            known = len(self._faults)
+            try:
+                return self._pair(chosen)
+            except InputError as error:
+                if len(self._faults) > self._spared:
+                    raise
+                if len(self._faults) > known:
+                    logging.getLogger(__name__).warning("left out of the training: %s", error)
+
+    def _pair(self, chosen: Any) -> Item:
+        return self._join(*chosen) if self.single else dict(self._load(chosen))
+
     def _load(self, index: int) -> Item:
-        if self._cache is None:
-            return self.transform(dict(self.data[index]))
-        if index not in self._cache:
-            self._cache[index] = self.transform(dict(self.data[index]))
-        return self._cache[index]
+        if index in self._faults:
+            raise InputError(self._faults[index])
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
+        try:
+            item = self.transform(dict(self.data[index]))
+        except InputError as error:
+            self._faults[index] = str(error)
+            raise
+        if self._cache is not None:
+            self._cache[index] = item
+        return item
 
     def _join(self, fixed: int, moving: int) -> Item:
         a, b = self._load(fixed), self._load(moving)

@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..geometry import Frame, apply_affine
 from ..images import Image, read_image, read_labels
 from ..itk_io import read_transform
+from ..monai_label import asked_pair, is_request, tells_client
 from ..points import check_points_inside, read_points
 from ..transform import PhysicalField, affine_field, network_ddf
 from .datasets import Item
@@ -62,7 +63,8 @@ class Pair:
 class LoadPair:
     """Read and check what an item names: {"fixed", "moving", labels, masks, points, "ddf"} or {"image", "label"}.
 
-    With "moving" beside it, "image" is another name for "fixed" and "label" for "fixed_label", as in MONAI Label.
+    With "moving" beside it, "image" is another name for "fixed" and "label" for "fixed_label". A request of MONAI Label
+    is the pair that it names, see ``asked_pair``, and a fault of it is told to the client.
 
     Args:
         ndim: spatial dimensions D that every file must have, 2 or 3.
@@ -74,8 +76,10 @@ class LoadPair:
     def __init__(self, ndim: int = 3) -> None:
         self.ndim = ndim
 
+    @tells_client
     def __call__(self, item: Item) -> Item:
         """Add "pair" (for pairs) or "subject_image" and "subject_label" (for single subjects) to the item."""
+        item = asked_pair(item) if is_request(item) else item
         if item.get("fixed") is None and item.get("image") is not None:
             if item.get("moving") is None:
                 return self._single(item)
@@ -180,9 +184,11 @@ class FramePair:
         self.keep_native, self.within = keep_native, within
         self.initial = initial_transform or "centre_of_mass"
 
+    @tells_client
     def __call__(self, item: Item) -> Item:
-        """Return the item with "image" and labels as tensors on the network grid."""
-        return self._pair(item) if "pair" in item else self._single(item)
+        """Return the item with "image" and labels as tensors on the network grid; a request keeps its other keys."""
+        out = self._pair(item) if "pair" in item else self._single(item)
+        return {**item, **out} if is_request(item) else out
 
     def _initial(self, pair: Pair) -> np.ndarray:
         initial: Any = self.initial

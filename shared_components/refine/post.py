@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -22,7 +23,7 @@ class RefineField:
     """Post transform: refine "pred" on "image" (0 fixed, 1 moving), within "fixed_mask" and "moving_mask" if given.
 
     Args:
-        steps: 0 leaves the data alone.
+        steps: 0 leaves the data alone. Data with "refine_steps", such as a request of MONAI Label, have their own.
         method: "field" (``refine``), "vsvf" (a stationary velocity in front of the field, see ``vsvf_opt``), or
             "bspline" (a cubic B-spline added to the field, see ``bspline_opt``).
         settings: the other numbers of ``RefineSettings``, for all methods; see their ``polishing``.
@@ -39,7 +40,9 @@ class RefineField:
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the data with the refined "pred" and "refine", the numbers; with or without a batch axis."""
-        if self.settings.steps == 0:
+        asked = data.get("refine_steps")
+        settings = self.settings if asked is None else replace(self.settings, steps=int(asked))
+        if settings.steps == 0:
             return dict(data)
         begin = time.perf_counter()
         pred: Tensor = data["pred"]
@@ -48,15 +51,17 @@ class RefineField:
         image, ddf = (x if x.ndim == ndim + 2 else x[None] for x in (data["image"], pred))
         image = image.to(ddf.device)
         mask = self._mask(data, image[:, :1], ddf)
-        refined, numbers = self._refined(image[:, :1], image[:, 1:2], ddf, mask)
+        refined, numbers = self._refined(image[:, :1], image[:, 1:2], ddf, mask, settings)
         numbers["seconds"] = round(time.perf_counter() - begin, 2)
         return {**data, "pred": refined if batched else refined[0], "refine": numbers}
 
-    def _refined(self, fixed: Tensor, moving: Tensor, ddf: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def _refined(
+        self, fixed: Tensor, moving: Tensor, ddf: Tensor, mask: Tensor, settings: RefineSettings
+    ) -> tuple[Tensor, dict[str, float]]:
         if self.method == "field":
-            return refine(fixed, moving, ddf, self.settings, mask)
+            return refine(fixed, moving, ddf, settings, mask)
         optimise, how = {"vsvf": (vsvf_opt, VsvfSettings), "bspline": (bspline_opt, BsplineSettings)}[self.method]
-        found = optimise(fixed, moving, ddf, how.polishing(self.settings, ddf.shape[2:]), mask)
+        found = optimise(fixed, moving, ddf, how.polishing(settings, ddf.shape[2:]), mask)
         return found.ddf, {key: sum(one[key] for one in found.numbers) / len(ddf) for key in found.numbers[0]}
 
     def _mask(self, data: Mapping[str, Any], fixed: Tensor, ddf: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from .. import __version__
 from ..errors import InputError
 from ..images import write_image
 from ..itk_io import write_affine, write_field
+from ..monai_label import answered, is_request, model_file, tells_client
 from ..pairs.datasets import Item
 from ..report import ReportData, write_report
 from .records import bundle_name, describe_frame, identify
@@ -88,8 +89,9 @@ class SaveRegistration:
         weights: path of the weights, for their sha256; None leaves it out.
         network: if it has ``affine_matrix(image) -> (1, D+1, D+1)`` voxels, affine.tfm is written; if its attribute
             ``affine_only`` is true, that is the whole transform.
-        subfolders: one folder a pair.
+        subfolders: one folder a pair. A request of MONAI Label has its own in any case.
         report: also write report.html.
+        inferer: instead of ``network``: its attribute of that name, which is the network that made the field.
     """
 
     def __init__(
@@ -100,19 +102,22 @@ class SaveRegistration:
         network: torch.nn.Module | None = None,
         subfolders: bool = False,
         report: bool = True,
+        inferer: Any = None,
     ) -> None:
-        self.output_dir, self.bundle, self.weights, self.network = (
-            Path(output_dir),
-            bundle_name(bundle),
-            weights,
-            network,
-        )
-        self.subfolders, self.report = subfolders, report
+        self.output_dir, self.bundle, self.weights = Path(output_dir), bundle_name(bundle), weights
+        self.subfolders, self.report, self.inferer, self._network = subfolders, report, inferer, network
 
+    @property
+    def network(self) -> Any:
+        """What made the field, if it is known."""
+        return self._network if self.inferer is None else self.inferer.network
+
+    @tells_client
     def __call__(self, data: Item) -> Item:
-        """Write everything and add "metrics", "run" and "folder" to the data."""
-        pair = data["pair"]
-        folder = self.output_dir / data["name"].replace("<-", "_from_") if self.subfolders else self.output_dir
+        """Write everything and add "metrics", "run" and "folder" to the data, and the answer to a request."""
+        pair, request = data["pair"], is_request(data)
+        own = self.subfolders or request
+        folder = self.output_dir / data["name"].replace("<-", "_from_") if own else self.output_dir
         result = self.result(data)
         metrics, error_mm = self.measured(result, data)
         records = self.records(result, data)
@@ -125,11 +130,12 @@ class SaveRegistration:
             (place / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
             run = self.run_facts(pair.started)
             (place / "run.json").write_text(json.dumps(run, indent=2) + "\n")
-            if self.report:
+            if self.report and not request:
                 page = self._report(result, metrics, records, run, data["name"])
                 shown = None if error_mm is None else error_mm.numpy()
                 write_report(place / "report.html", replace(page, expected_error_mm=shown))
-        return {**data, "metrics": metrics, "run": run, "folder": str(folder)}
+        done = {**data, "metrics": metrics, "run": run, "folder": str(folder)}
+        return answered(done, result, table(metrics)) if request else done
 
     def result(self, data: Item) -> Registration:
         """Return the registration of the native images that the data of one pair, with its "pred", stand for."""
@@ -180,7 +186,7 @@ class SaveRegistration:
             **{side: describe_frame(image.frame) | identify(image.path) for side, image in sides.items()},
             "network_frame": describe_frame(pair.network),
             **self.of_pair(result),
-            **self.origin(),
+            **self.origin(data),
         }
 
     @staticmethod
@@ -192,10 +198,11 @@ class SaveRegistration:
             "inverse_residual_vox": round(result.inverse_residual_vox, 6),
         }
 
-    def origin(self) -> dict[str, Any]:
+    def origin(self, data: Item) -> dict[str, Any]:
         """Return what a result was made with: sha256 of the weights, versions."""
+        weights = model_file(data, self.weights) if self.weights and is_request(data) else self.weights
         return {
-            "weights": identify(self.weights) if self.weights and Path(self.weights).is_file() else None,
+            "weights": identify(weights) if weights and Path(weights).is_file() else None,
             "versions": {
                 "shared_components": __version__,
                 "monai": monai.__version__,

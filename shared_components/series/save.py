@@ -146,7 +146,7 @@ class SaveSeries:
             "plane": describe_plane(series.plane),
             "fixed": describe_frame(series.frame),
             "network_frame": describe_frame(self._found.network),
-            **self.save.origin(),
+            **self.save.origin({}),
         }
 
     def _print(self, run: dict[str, Any]) -> None:

@@ -14,7 +14,8 @@ from sharing.tiny import config_of, dimensions, read_json, tiny, write_data
 
 __all__ = ["config_of", "dimensions", "read_json", "tiny", "write_data"]
 ROOT = Path(__file__).resolve().parents[2]
-BUNDLES = sorted(path for path in (ROOT / "bundles").iterdir() if (path / "configs").is_dir())
+FOLDER = Path(os.environ.get("REGISTRATION_BUNDLES", ROOT / "bundles"))  # elsewhere: test_new_bundle.py
+BUNDLES = sorted(path for path in FOLDER.iterdir() if (path / "configs").is_dir())
 
 
 def run_python(

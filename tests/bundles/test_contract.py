@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_tools import BUNDLES, ROOT, config_of, dimensions, read_json, run_bundle, tiny, write_data
+from bundle_tools import BUNDLES, ROOT, config_of, dimensions, read_json, run_bundle, run_python, tiny, write_data
 from sharing.checks import CHECKS, strings
 from sharing.packages import imports, pins, pins_of
 from sharing.verdict import RULES, ask_monai, judge
@@ -125,6 +125,13 @@ def test_training_and_inference_agree(bundle):
     assert {key: train.get(key) for key in knobs} == {key: inference.get(key) for key in knobs}
 
 
+def test_training_refuses_an_empty_dataset(bundle):
+    """MONAI's own ``trainer.run()`` would leave with a warning, nothing trained and exit code 0."""
+    assert config_of(bundle, "train")["run"] == [
+        {"_target_": "shared_components.engines.train", "trainer": "@train#trainer"}
+    ]
+
+
 def test_code_of_bundles_is_a_package_and_the_root_has_none(bundle):
     assert (bundle / "scripts" / "__init__.py").is_file()
     assert not (ROOT / "scripts" / "__init__.py").exists()
@@ -170,6 +177,28 @@ def test_inference_stays_on_the_fixed_grid(registered, datalist):
         assert int(field.header["intent_code"]) == 1007
         assert field.shape == (*grid.shape, *(1,) * (4 - ndim), ndim)
     assert np.isin(np.asarray(nib.load(registered / "moved_label.nii.gz").dataobj), [0, 1, 2]).all()
+
+
+def test_a_server_gets_the_same_from_the_pieces(bundle, registered, trained, datalist, tmp_path):
+    """MONAI Label runs the blocks of inference.json by itself, with a network of its own: label_steps.py."""
+    (pair,) = read_json(datalist)["test"]
+    request = {"image": pair["fixed"], "moving": Path(pair["moving"]).name.removesuffix(".nii.gz")}
+    request["moving_label"] = pair["moving_label"]
+    options = tiny(bundle, "inference") | {"output_dir": str(tmp_path)}
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"options": options, "weights": str(trained / "model.pt"), "request": request}))
+    done = run_python([Path(__file__).with_name("label_steps.py"), bundle, plan], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told, answer = read_json(tmp_path / "answer.json")["result"], np.load(tmp_path / "answer.npz")
+    written = nib.load(registered / "moved_label.nii.gz")
+    np.testing.assert_array_equal(answer["pred"].squeeze(), np.asarray(written.dataobj).squeeze())
+    np.testing.assert_allclose(answer["affine"], written.affine, atol=1e-5)
+    folder = Path(told["folder"])
+    assert told["returned"] == "moved_label" and folder.parent == tmp_path
+    for name in ("moved.nii.gz", "ddf.nii.gz", "inverse_ddf.nii.gz"):
+        same = [np.asarray(nib.load(place / name).dataobj) for place in (folder, registered)]
+        np.testing.assert_allclose(*same, atol=1e-5, err_msg=name)
+    assert (folder / "affine.tfm").is_file() == (registered / "affine.tfm").is_file()
 
 
 def test_inference_measures_labels_and_points(registered):

@@ -154,6 +154,17 @@ def test_polishing_goes_on_from_all_starts(scripts: ModuleType) -> None:
     assert torch.equal(stages["x"][-1], network(image, return_stages=True)["x"][-1])
 
 
+def test_the_inferer_polishes_whatever_network_it_gets(scripts: ModuleType) -> None:
+    network, (image, _) = make(scripts, (16, 16), starts=3), pairs((16, 16), 2, degrees=20)
+    search = AffineSearch((2, 1), iterations=10, scaled=True)
+    polished, inferer = scripts.Polished(network, search), scripts.PolishedInferer(search)
+    for handed_in in (network, polished):  # by MONAI Label, and by the configuration
+        assert torch.equal(inferer(image, handed_in), polished(image))
+        assert inferer.network.affine_only
+        assert torch.equal(inferer.network.affine_matrix(image), polished.affine_matrix(image))
+    assert not torch.equal(inferer(image, network), network(image))
+
+
 def test_sizes_that_strides_do_not_divide_are_refused(scripts: ModuleType) -> None:
     with pytest.raises(ValueError, match="divisible"):
         scripts.MetaAffine((16, 18), (4, 1))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sharing.schema import SCHEMA_URL, faults
+from sharing_case import set_entry
 
 TENSOR = {
     "type": "image",
@@ -39,14 +40,7 @@ VALID: dict[str, Any] = {
 def broken(path: str, value: Any) -> dict[str, Any]:
     """VALID with one entry replaced, or removed if value is None."""
     metadata = copy.deepcopy(VALID)
-    *folders, last = path.split("/")
-    place = metadata
-    for name in folders:
-        place = place[name]
-    if value is None:
-        del place[last]
-    else:
-        place[last] = value
+    set_entry(metadata, path, value)
     return metadata
 
 

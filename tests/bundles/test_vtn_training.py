@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from bundle_tools import ROOT, read_json, run_python, tiny, write_data
+from bundle_tools import ROOT, bundle_arguments, read_json, run_python, tiny, write_data
 from ignite.engine import Engine
 
 from shared_components.checkpoints import TrainingCheckpoint, save_atomically
@@ -194,6 +194,13 @@ def _fail() -> None:
 
 def _kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_an_empty_dataset_is_told(tmp_path):
+    options = tiny(BUNDLE, "train") | {"dataset_dir": tmp_path / "none", "output_dir": tmp_path / "out"}
+    done = run_python(["-m", "monai.bundle", *bundle_arguments(BUNDLE, ["train"], tmp_path, **options)], cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: there is nothing to train on: no training images")
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):

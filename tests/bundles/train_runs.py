@@ -1,6 +1,7 @@
 """Train a bundle several times in one process: ``python train_runs.py BUNDLE PLAN.json``; also under torchrun.
 
-The plan is a list of {"configs": [...], "options": {...}, "crash_at": iteration or null}. Each run's rank writes
+The plan is a list of {"configs": [...], "options": {...}, "crash_at": iteration or null, "keep": folder or null}; the
+first process copies the checkpoint of the first epoch to the folder "keep". Each run's rank writes
 ``rankN.json`` (the mean loss terms of its last epoch) and ``rankN.pt`` (the network) to its output folder. A plan entry
 with "inspect": true trains nothing; it writes what the configs build to ``inspected.json``.
 """
@@ -8,6 +9,7 @@ with "inspect": true trains nothing; it writes what the configs build to ``inspe
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,12 @@ def _crash(engine: Engine) -> None:
     raise RuntimeError("crash on demand")
 
 
+def _keep(engine: Engine, output: Path, folder: Path) -> None:
+    if idist.get_rank() == 0:
+        folder.mkdir()
+        shutil.copy(output / "checkpoint.pt", folder)
+
+
 def train(bundle: Path, entry: dict[str, Any]) -> None:
     """Run the configs with the options, up to the crash if one is asked for."""
     files = [str(bundle / "configs" / f"{name}.json") for name in entry["configs"]]
@@ -30,6 +38,9 @@ def train(bundle: Path, entry: dict[str, Any]) -> None:
     trainer = workflow.parser.get_parsed_content("train#trainer")
     if entry.get("crash_at"):
         trainer.add_event_handler(Events.ITERATION_COMPLETED(once=entry["crash_at"]), _crash)
+    if entry.get("keep"):
+        output = Path(entry["options"]["output_dir"])
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(once=1), _keep, output, Path(entry["keep"]))
     try:
         workflow.run()
     except RuntimeError as error:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from shared_components.affine_search import AffineSearch, MetaOptimiser, best_of, matrix_vox, rotation_starts
+from shared_components.engines import AutocastInferer
 from shared_components.warp import affine_coords, coords_grid
 
 
@@ -39,6 +40,8 @@ class MetaAffine(MetaOptimiser):
             raise ValueError(f"size {list(size)} must be divisible by all strides {list(strides)}")
         super().__init__(len(size), strides, linear, output, expansion, detach_grad)
         self.size, self.starts = tuple(size), starts
+        start = rotation_starts(self.ndim, starts) if starts > 1 else None
+        self.register_buffer("start", start, persistent=False)  # a constant: ONNX has no matrix exponential
         self.active = len(self.strides)  # steps that training has reached, see ``SuccessiveLayers``
 
     def forward(self, image: Tensor, return_stages: bool = False) -> Any:
@@ -58,9 +61,7 @@ class MetaAffine(MetaOptimiser):
 
     def candidates(self, image: Tensor) -> Tensor:
         """Return what the learned steps make of each start, (B * starts, D (D + 1))."""
-        start = None
-        if self.starts > 1:
-            start = rotation_starts(self.ndim, self.starts).to(image).repeat(image.shape[0], 1)
+        start = None if self.start is None else self.start.to(image).repeat(image.shape[0], 1)
         return super().forward(image[:, :1], image[:, 1:2], start)[-1]
 
     def parameters_of(self, image: Tensor) -> Tensor:
@@ -102,6 +103,23 @@ class Polished(nn.Module):
             return self.network.parameters_of(image)
         with torch.no_grad():
             return self.search(image[:, :1], image[:, 1:2], self.network.candidates(image)).x
+
+
+class PolishedInferer(AutocastInferer):
+    """Run the learned steps and the classical optimiser, also where only the former are handed in, as by MONAI Label.
+
+    Args:
+        search: for a ``MetaAffine``, see ``Polished``, which brings its own.
+    """
+
+    def __init__(self, search: AffineSearch | None = None) -> None:
+        super().__init__()
+        self.search = search
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the ddf, (B, D, *size) voxels."""
+        whole = network if hasattr(network, "affine_only") else Polished(network, self.search)
+        return super().__call__(inputs, whole, *args, **kwargs)
 
 
 def field(x: Tensor, shape: Sequence[int]) -> Tensor:
