@@ -18,17 +18,17 @@ UNITS = (
 
 
 class BumpInferer(StageInferer):
-    """Predict bumps instead of a field: {"parameters": (B, T, P), "certainty": (B, T, levels)}.
+    """Predict bumps instead of a field, (B, T, P + levels): the P numbers of each and how certain its place is.
 
     Args:
         stage: "final", "identity" (no bump at all), or the number of the last step, 0 for the first.
     """
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
         """Return what the network puts where."""
         steps = {"final": None, "identity": 0}[self.stage] if isinstance(self.stage, str) else self.stage + 1
         stages = network(inputs, *args, return_stages=True, steps=steps, **kwargs)
-        return {name: stages[name] for name in ("parameters", "certainty")}
+        return torch.cat([stages["parameters"], stages["certainty"]], -1)
 
 
 class FieldOfBumps:
@@ -45,21 +45,21 @@ class FieldOfBumps:
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return the data with field and record, of a batch of one or of a pair without batch axis."""
-        found = {key: value.detach().to("cpu", torch.float32) for key, value in data["pred"].items()}
-        parameters = found["parameters"].flatten(0, -2)
-        shape = data["image"].shape[-(3 if parameters.shape[-1] == 12 else 2) :]
+        found = data["pred"].detach().to("cpu", torch.float32)
+        shape = data["image"].shape[found.ndim - 1 :]
+        names = parameter_names(len(shape))
+        parameters, certainty = found.flatten(0, -2).tensor_split([len(names)], -1)
         record = {
             "composition": self.composition,
             "width_is_variance": self.variance,
             "units": UNITS,
-            "names": parameter_names(len(shape)),
+            "names": names,
             "shape": list(shape),
             "parameters": parameters.tolist(),
-            "certainty": found["certainty"].flatten(0, -2).tolist(),
+            "certainty": certainty.tolist(),
         }
         ddf = rebuild(record)
-        batched = found["parameters"].ndim == 3
-        return {**data, "pred": ddf if batched else ddf[0], "record": {"bumps": record}}
+        return {**data, "pred": ddf if found.ndim == 3 else ddf[0], "record": {"bumps": record}}
 
 
 def rebuild(record: dict[str, Any]) -> Tensor:
