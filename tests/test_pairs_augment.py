@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
+from shared_components.errors import InputError
 from shared_components.pairs import AugmentPair, DrawSeed
+from shared_components.warp import warp_image
 
 EVERYTHING = {
     "bspline": 0.4, "rotation": 10.0, "scaling": 0.1, "translation": 0.05, "pose_rotation": 10.0, "pose_scaling": 0.1,
@@ -57,6 +60,18 @@ def test_pose_is_common_and_relative_motion_is_not() -> None:
 def test_mirroring_takes_everything_along() -> None:
     found, before = drawn(0, bspline=0, flip=1.0), pair()
     assert all(torch.equal(found[key], before[key].flip(1)) for key in before)
+
+
+def test_a_field_to_be_learned_is_mirrored_too_and_kept_from_other_changes() -> None:
+    item = pair()
+    item["ddf"] = torch.randn(3, *item["image"].shape[1:], generator=torch.Generator().manual_seed(1))
+    mirrored = AugmentPair(bspline=0, contrast=0.3, flip=1.0)(dict(item), torch.Generator().manual_seed(0))["ddf"]
+    image = item["image"][None, 1:]
+    straight = warp_image(image, item["ddf"][None]).flip(2)
+    torch.testing.assert_close(warp_image(image.flip(2), mirrored[None]), straight, atol=1e-5, rtol=0)
+    for change in ({"bspline": 0.4}, {"bspline": 0, "rotation": 5.0}, {"bspline": 0, "pose_rotation": 5.0}):
+        with pytest.raises(InputError, match="has a target field; train on it with --augment None"):
+            AugmentPair(**change)(dict(item), torch.Generator())
 
 
 def test_background_stays_background_in_the_intensities() -> None:

@@ -147,9 +147,9 @@ def test_networks_of_the_ablation_differ_in_one_knob(tmp_path: Path) -> None:
     assert base["max_epochs"] == 5
     changed = {name: {k: v for k, v in known[name].settings.items() if base.get(k) != v} for name in ABLATION}
     assert changed == {"whole": {}, "no_state": {"recurrent": False}, "no_certainty": {"certainty": False}}
-    assert known["middle"].settings["start_weights"] == str(tmp_path / "coarse" / "model.pt")
-    assert known["r2n2"].settings["start_weights"] == str(tmp_path / "middle" / "model.pt")
-    assert "start_weights" not in known["coarse"].settings and "train_coarse.json" in known["coarse"].configs
+    assert known["fine"].settings["start_weights"] == str(tmp_path / "pretrain" / "model.pt")
+    assert known["r2n2"].settings["start_weights"] == str(tmp_path / "fine" / "model.pt")
+    assert "start_weights" not in known["pretrain"].settings and "pretrain.json" in known["pretrain"].configs
 
 
 # --- what is said of it -------------------------------------------------------------------------------------------

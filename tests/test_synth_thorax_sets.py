@@ -20,9 +20,10 @@ from shared_components.synth.thorax import (
     make_breathing_set,
     read_breathing,
     thorax_from_slice,
+    true_fields,
 )
 from shared_components.synth.thorax.folder import find_scans, read_slices
-from shared_components.warp import sample
+from shared_components.warp import sample, warp_image
 
 # --------------------------------------------------------------------------------------------------- real slices
 
@@ -153,6 +154,19 @@ def test_set_trains_as_it_is(written):
     pairs = SeriesPairs(items, transform)
     assert len(pairs) == 2 * 4 and pairs[0]["image"].shape == (2, 32, 32)
     assert pairs[0]["name"].startswith(f"subject01_1#{items[0]['fixed_frame']}<-")
+
+
+def test_pairs_of_the_set_can_have_their_true_field(written):
+    items = read_datalist(written / "datalist.json", "training")
+    transform = make_preprocessing((48, 48), "fit", initial_transform="header", center="grid", keep_native=False)
+    pairs = SeriesPairs(items, transform, truth=true_fields)
+    before, after = [], []
+    for item in (pairs[index] for index in range(len(pairs))):
+        image, ddf = item["image"][None], item["ddf"][None]
+        assert ddf.shape == (1, 2, 48, 48)
+        before.append(float((image[:, :1] - image[:, 1:]).square().mean()))
+        after.append(float((image[:, :1] - warp_image(image[:, 1:], ddf)).square().mean()))
+    assert sum(after) < 0.5 * sum(before)  # what is left is noise and the lung's brightness
 
 
 def test_stopped_run_is_continued_to_the_same_bytes(written, tmp_path):

@@ -15,11 +15,11 @@ from shared_components.pairs import read_datalist
 from .networks import Network, code_of, training_result
 from .runs import Recipe, finished, same_settings, train, write_json
 
-COARSE = ("train.json", "train_coarse.json")
-PHASES = {  # on half the grid, more of it at lower rates, on the whole grid; each goes on from the last one's weights
-    "coarse": Network("r2n2", COARSE, {}),
-    "middle": Network("r2n2", (*COARSE, "train_middle.json"), {}),
-    "r2n2": Network("r2n2", COARSE[:1], {}),
+PRETRAIN = ("train.json", "pretrain.json")
+PHASES = {  # from true fields on half the grid, then on the whole, then from images alone; each goes on from the last
+    "pretrain": Network("r2n2", PRETRAIN, {}),
+    "fine": Network("r2n2", (*PRETRAIN, "pretrain_fine.json"), {}),
+    "r2n2": Network("r2n2", PRETRAIN[:1], {}),
 }
 ABLATION = {  # in the tables; each is trained like the first phase, for as many epochs
     "whole": "whole",
@@ -27,7 +27,7 @@ ABLATION = {  # in the tables; each is trained like the first phase, for as many
     "no_certainty": "without certainty weights",
 }
 KNOBS = {"whole": {}, "no_state": {"recurrent": False}, "no_certainty": {"certainty": False}}
-ABLATION_EPOCHS = 28
+ABLATION_EPOCHS = 40
 
 
 def recipes(
@@ -46,7 +46,7 @@ def recipes(
     before = dict(zip(names[1:], names, strict=False))
     start = {name: {"start_weights": str((folder / last / "model.pt").resolve())} for name, last in before.items()}
     networks = PHASES | {
-        name: Network("r2n2", COARSE, {**KNOBS[name], "max_epochs": epochs, "seed": 0}) for name in ABLATION
+        name: Network("r2n2", PRETRAIN, {**KNOBS[name], "max_epochs": epochs, "seed": 0}) for name in ABLATION
     }
     named = {"datalist": datalist, "device#name": device}
     return {
@@ -61,7 +61,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     Raises:
         InputError: naming one.
     """
-    known = PHASES["coarse"].keys()
+    known = PHASES["pretrain"].keys()
     for key in settings:
         if key.replace("::", "#").split("#")[0] not in known:
             raise InputError(f"no configuration has '{key}' to set; see train.json of the bundle r2n2_registration")

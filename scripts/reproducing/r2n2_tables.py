@@ -197,7 +197,7 @@ def _ablation(content: Content) -> str:
             cells = [number(fmean(numbers["tre_mm"]), 3), number(max(numbers["tre_mm"]), 2), p_value(p)]
             cells += [number(facts.get("validation_mse"), 4), str(facts.get("epochs", "–"))]
             rows.append([title, *cells, str(facts.get("parameters", "–"))])
-    size, steps = content["set"]["size"]["coarse"], content["set"]["steps"]["coarse"]
+    size, steps = content["set"]["size"]["pretrain"], content["set"]["steps"]["pretrain"]
     note = f"{size[0]} × {size[1]}, {steps} steps, one seed, each trained on the same pairs in the same order."
     header = ["", "mean mm", "worst image", "p", "validation MSE", "epochs", "weights"]
     return table(header, rows) + "\n\n" + note

@@ -57,12 +57,12 @@ class AugmentPair:
         self.contrast, self.bias, self.noise = contrast, bias, noise
 
     def __call__(self, item: Item, generator: torch.Generator) -> Item:
-        """Return the changed pair; "image" is (2, *spatial), labels (1, *spatial).
+        """Return the changed pair; "image" is (2, *spatial), labels (1, *spatial), a field to be learned (D, *spatial).
 
         Raises:
             InputError: the pair has a field to be learned, which would no longer be true.
         """
-        if "ddf" in item:
+        if "ddf" in item and (self.bspline or any(self.relative) or any(self.pose)):
             raise InputError(f"pair {item.get('name')} has a target field; train on it with --augment None")
         item = dict(item)
         if self.probability >= 1 or float(torch.rand((), generator=generator)) < self.probability:
@@ -71,6 +71,8 @@ class AugmentPair:
             for key in ("image", "fixed_label", "moving_label"):
                 if key in item:
                     item[key] = item[key].flip(1)
+            if "ddf" in item:
+                item["ddf"] = torch.cat([-item["ddf"][:1], item["ddf"][1:]]).flip(1)
         return item
 
     def _change(self, item: dict[str, Any], generator: torch.Generator) -> None:

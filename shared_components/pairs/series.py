@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import InputError
@@ -17,7 +18,9 @@ from ..images.formats import ITK_SUFFIXES, NIBABEL_SUFFIXES
 from ..images.pictures import SUFFIXES as PICTURE_SUFFIXES
 from ..images.slices import SliceSeries, read_slice_series
 from ..images.volumes import Volumes, mean_frame, read_volumes
+from ..transform import PhysicalField, network_ddf
 from .datasets import Item, read_datalist
+from .frames import network_frame
 
 MODES = ("mean", "random")
 _KNOWN = NIBABEL_SUFFIXES + ITK_SUFFIXES + PICTURE_SUFFIXES
@@ -128,6 +131,8 @@ class SeriesPairs(Dataset):
         mode: "mean": fixed is ``mean_frame`` of the series; "random": any other frame.
         augment: ``augment(item, generator) -> item`` for a finished pair, or None.
         seed: of all drawing.
+        truth: ``truth(item of a series) -> (fixed, moving) -> PhysicalField``: the true map from frame to frame, if it
+            is known; pairs then have "ddf" (D, *size), voxels of the network grid.
 
     Raises:
         ValueError: for another mode.
@@ -142,11 +147,13 @@ class SeriesPairs(Dataset):
         mode: str = "mean",
         augment: Callable[[Item, torch.Generator], Item] | None = None,
         seed: int = 0,
+        truth: Callable[[Item], Callable[[int, int], PhysicalField]] | None = None,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, not '{mode}'")
         self.data, self.transform, self.length, self.mode = list(data), transform, length, mode
-        self.augment, self.seed = augment, seed
+        self.augment, self.seed, self.truth = augment, seed, truth
+        self._true: dict[int, Callable[[int, int], PhysicalField]] = {}
         self._cache: dict[int, tuple[list[Item], int]] = {}
         self._order: list[tuple[int, int, int]] | None = None
 
@@ -205,7 +212,17 @@ class SeriesPairs(Dataset):
         item |= {"spacing_mm": a["spacing_mm"]} if "spacing_mm" in a else {}
         if "label" in a and "label" in b:
             item |= {"fixed_label": a["label"], "moving_label": b["label"]}
+        if self.truth is not None:
+            item["ddf"] = self._true_ddf(group, fixed, moving)
         return item
+
+    def _true_ddf(self, group: int, fixed: int, moving: int) -> Tensor:
+        if group not in self._true:
+            self._true[group] = self.truth(self.groups[group][0])
+        field, cut = self._true[group](fixed, moving), self.transform.transforms[1]
+        nothing = torch.zeros(1, *field.frame.shape)  # only a grid about the image's mass needs the image
+        network = network_frame(nothing, field.frame, cut.size, cut.spacing, "grid", cut.within)
+        return network_ddf(field, network, np.eye(network.ndim + 1))[0]
 
     def _views(self, group: int) -> tuple[list[Item], int]:
         """The frames of a group on the network grid and the number of the fixed one; a listed pair is one frame."""

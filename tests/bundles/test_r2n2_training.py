@@ -17,11 +17,16 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 
 from shared_components.regularity import isotropic_variation
+from shared_components.synth.thorax import make_breathing_set
 from shared_components.warp import warp_image
 
 BUNDLE = ROOT / "bundles" / "r2n2_registration"
 HERE = Path(__file__).parent
-PAIRS, EPOCHS = 3, 4
+PAIRS, EPOCHS, KNOWN = 3, 4, 8
+KNOWN_FIELDS = {
+    **{"steps": 2, "pairs_per_epoch": 4 * KNOWN, "batch_size": 4, "max_epochs": 3, "precision": "float32"},
+    **{"phase_epochs": [3], "phase_steps": [1], "val_interval": 3},
+}
 # Adam blows up what rounding does to very small gradients; where two ways to the same sum are compared it is this:
 DESCENT = {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "lr": 0.5}
 SUM = {"noise": 0.0, "pairs_per_epoch": 6, "max_epochs": 2, "optimizer": DESCENT}
@@ -90,7 +95,7 @@ def test_a_small_network_learns_to_bring_blobs_together(load: Callable[[str], Mo
         return torch.stack([(-((rows - c) ** 2 + (columns - 12) ** 2) / 18).exp() for c in centres], 1)
 
     torch.manual_seed(0)
-    network = load("network").R2N2(channels=8, blocks=1, steps=4)
+    network = load("network").R2N2(channels=8, blocks=1, steps=4, init="difference")
     loss, held = load("losses").R2N2Loss(tv_weight=0.01), blobs(16)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, amsgrad=True)
     for step in range(80):
@@ -145,8 +150,14 @@ def entry(folder: Path, options: dict[str, Any], name: str, *mixins: str, crash_
 def runs(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one output folder a run, all made in one process."""
     folder = tmp_path_factory.mktemp("runs")
+    breathing = make_breathing_set(folder / "breathing", subjects=3, slices=1, frames=4, size=(48, 48))
+    known = KNOWN_FIELDS | {"datalist": breathing}
     plan = [
         entry(folder, options, "whole"),
+        entry(folder, options, "known", "pretrain", **known),
+        entry(folder, options, "known_first", "pretrain", **known | {"max_epochs": 1}),
+        entry(folder, options, "known_crashed", "pretrain", crash_at=2 * KNOWN + 1, **known),
+        entry(folder, options, "known_crashed", "pretrain", resume=True, **known),
         entry(folder, options, "stored", recompute=False),
         entry(folder, options, "crashed", crash_at=2 * PAIRS + 1),
         entry(folder, options, "crashed", resume=True),
@@ -261,18 +272,31 @@ def test_positions_and_bumps_have_rates_of_their_own() -> None:
     ]
 
 
-def test_phases_lead_from_one_bump_on_half_the_grid_to_all(load: Callable[[str], ModuleType]) -> None:
-    fine, coarse, middle = (config_of(BUNDLE, name) for name in ("train", "train_coarse", "train_middle"))
-    assert [2 * n for n in coarse["size"]] == fine["size"] and 2 * coarse["steps"] == fine["steps"]
-    assert coarse["tv_weight"] == pytest.approx(fine["tv_weight"] / 2), "a pixel is twice as long"
-    parsers = [ConfigParser(fine | more) for more in (coarse, coarse | middle, {})]
+def test_phases_lead_from_one_bump_on_half_the_grid_to_all() -> None:
+    last, first, fine = (config_of(BUNDLE, name) for name in ("train", "pretrain", "pretrain_fine"))
+    assert [2 * n for n in first["size"]] == fine["size"] == last["size"]
+    assert 2 * first["steps"] == fine["steps"] == last["steps"]
+    assert first["tv_weight"] == pytest.approx(fine["tv_weight"] / 2), "a pixel is twice as long"
+    parsers = [ConfigParser(last | more) for more in (first, first | fine, {})]
     phases = [parser.get_parsed_content("phase_steps") for parser in parsers]
-    assert phases == [[1, 3, 6], [6], [6, 12]], "one bump first; each goes on where the last one ended"
+    assert phases == [[1, 3, 6], [6, 12], [12]], "one bump first; each goes on where the last one ended"
     assert all(sum(parser["phase_epochs"]) == parser["max_epochs"] for parser in parsers)
-    rates = [parser["learning_rate"] for parser in parsers]
-    assert rates[0] > rates[1] == rates[2] and middle["bump_rate"] == fine["bump_rate"] < coarse["bump_rate"]
+    for rate in ("learning_rate", "bump_rate"):
+        rates = [parser[rate] for parser in parsers]
+        assert rates == sorted(rates, reverse=True) and len(set(rates)) == 3
     network = {"channels", "norm", "recurrent", "certainty", "max_width", "variance", "composition"}
-    assert not network & {*coarse, *middle}
+    assert not network & {*first, *fine} and last["truth"] is None and last["init"] == "paper"
+
+
+def test_pretraining_lowers_the_error_of_the_field_and_can_be_resumed(runs: Path) -> None:
+    """Of a network that sees the difference from the first step on; heads are kept with the rest."""
+    whole, resumed = (state(runs / name / "checkpoint.pt") for name in ("known", "known_crashed"))
+    for part in ("model", "heads"):
+        assert differing(whole[part], resumed[part]) == []
+    assert {"heads.0.weight", "heads.3.bias"} <= set(whole["heads"])
+    assert "heads" not in state(runs / "whole" / "checkpoint.pt")
+    first, last = (read_json(runs / name / "rank0.json") for name in ("known_first", "known"))
+    assert last["field"] < first["field"] < 1.5 and last["heads"] < first["heads"] and "mse_last" in last
 
 
 def test_paper_setting_is_the_paper(load: Callable[[str], ModuleType]) -> None:

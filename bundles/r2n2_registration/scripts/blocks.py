@@ -1,16 +1,19 @@
-"""The parts of the recurrent network: residual blocks, convolutional GRU, position and parameter net (eq. 10-18)."""
+"""The parts of the recurrent network: residual blocks around a ConvGRU, position and parameter net (eq. 10-18)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared_components.recurrent import ConvGRU
+
 from .deformation import turn_numbers, unit_coords
 
 TANH_GAIN = 5 / 3
+INITS = ("paper", "difference")
 
 
 def convolution(ndim: int, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, gain: float = 1.0) -> nn.Module:
@@ -45,53 +48,6 @@ class ResidualBlock(nn.Module):
         """Return as many channels of the same size."""
         y = self.second(normed(self.first(x), self.norm).tanh())
         return torch.tanh(normed(y, self.norm) + x)
-
-
-class ConvGRU(nn.Module):
-    """Gated recurrent unit of convolutions (eq. 10-13): z = 1 takes the proposal, z = 0 keeps the state.
-
-    Args:
-        ndim: 2 or 3.
-        channels: of input and state.
-        noise: standard deviation of the factor N(1, noise) that training puts on every weight of the recurrent kernels,
-            drawn anew each time step. The paper's sqrt(0.5)/0.5 is a standard deviation in the authors' code.
-        recurrent: False leaves out the state and its kernels: every step begins anew.
-    """
-
-    def __init__(self, ndim: int, channels: int, noise: float = 2**0.5, recurrent: bool = True) -> None:
-        super().__init__()
-        self.channels, self.noise = channels, noise
-        self.inputs = convolution(ndim, channels, 3 * channels)  # of reset gate, update gate and proposal
-        for part in self.inputs.weight.data.chunk(3):
-            nn.init.xavier_normal_(part)
-        nn.init.ones_(self.inputs.bias.data[2 * channels :])
-        shape = (channels, channels, *(3,) * ndim)
-        kernels = [nn.init.xavier_normal_(torch.empty(shape)) for _ in range(3 if recurrent else 0)]
-        self.state = nn.Parameter(torch.cat(kernels)) if recurrent else None
-        self.convolve = F.conv2d if ndim == 2 else F.conv3d
-
-    def forward(self, x: Tensor, h: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Return the next state of input and state (B, C, *spatial); None is the state 0.
-
-        Args:
-            x: the input.
-            h: the state.
-            generator: of the noise; None: no noise.
-        """
-        c = self.channels
-        inputs = self.inputs(x)
-        if h is None or self.state is None:
-            return inputs[:, c : 2 * c].sigmoid() * inputs[:, 2 * c :].tanh()
-        kernels = self.state if generator is None else self.noisy(generator)
-        r, z = (inputs[:, : 2 * c] + self.convolve(h, kernels[: 2 * c], padding=1)).sigmoid().chunk(2, 1)
-        proposal = (inputs[:, 2 * c :] + self.convolve(r * h, kernels[2 * c :], padding=1)).tanh()
-        return h + z * (proposal - h)
-
-    def noisy(self, generator: torch.Generator) -> Tensor:
-        """Return the recurrent kernels, each weight times a number from N(1, noise)."""
-        kernels = self.state
-        draw = torch.randn(kernels.shape, generator=generator, device=kernels.device, dtype=kernels.dtype)
-        return kernels * (1 + self.noise * draw)
 
 
 class GR2U(nn.Module):
@@ -170,3 +126,26 @@ def weighted_position(positions: Sequence[Tensor], certainties: Sequence[Tensor]
     weights = torch.cat(list(certainties), -1)
     total = (torch.stack(list(positions), -1) * weights[:, None]).sum(-1)
     return total / (weights.sum(-1, keepdim=True) + 1e-6), weights
+
+
+@torch.no_grad()
+def begin_with_difference(stem: nn.Module, units: Iterable[GR2U], gain: float = 5.0, residual: float = 0.1) -> None:
+    """Begin with features of moved minus fixed, and with blocks that hand them on. Ours, not the paper's.
+
+    Some thirty layers of tanh lie between two images, nearly alike, and the bump. With the paper's first weights the
+    small difference drowns in them, and nothing is learned for long. Names and shapes stay as they are.
+
+    Args:
+        stem: the first convolution; inputs are fixed, moved, coordinates. Every second kernel is turned.
+        units: whose residual branches shall be weak and whose proposals centred.
+        gain: of the difference.
+        residual: factor on the last kernels of the residual branches.
+    """
+    half = stem.weight[::2]
+    half[:, 0] *= gain
+    half[:, 1] = -half[:, 0]
+    half[:, 2:] *= 0.1
+    for unit in units:
+        unit.gru.inputs.bias.zero_()
+        for block in unit.blocks:
+            block.second.weight *= residual

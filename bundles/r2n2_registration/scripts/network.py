@@ -12,7 +12,17 @@ from torch.utils.checkpoint import checkpoint
 
 from shared_components.warp import warp_image
 
-from .blocks import GR2U, TANH_GAIN, ParameterNet, PositionNet, convolution, normed, weighted_position
+from .blocks import (
+    GR2U,
+    INITS,
+    TANH_GAIN,
+    ParameterNet,
+    PositionNet,
+    begin_with_difference,
+    convolution,
+    normed,
+    weighted_position,
+)
 from .deformation import (
     COMPOSITIONS,
     accumulate,
@@ -51,6 +61,7 @@ class R2N2(nn.Module):
         certainty: False trusts the positions of all levels alike.
         clamp: intensities, of mean 0 and deviation 1, are cut at +- this.
         padding: of the moving image outside its grid: "zeros", its mean, or "border".
+        init: "paper", the authors' weights to begin with, or "difference", see ``begin_with_difference``.
         recompute: training keeps the ends of each step only and computes the rest again: less memory, more time.
         tolerance: voxels; not in training. A pair is done when ``remaining`` has been below this for three steps on
             end; T steps are made at most, and always if this is 0.
@@ -76,18 +87,21 @@ class R2N2(nn.Module):
         certainty: bool = True,
         clamp: float = 2.0,
         padding: str = "zeros",
+        init: str = "paper",
         recompute: bool = False,
         tolerance: float = 0.0,
     ) -> None:
         super().__init__()
         if composition not in COMPOSITIONS:
             raise ValueError(f"composition must be one of {', '.join(COMPOSITIONS)}, not '{composition}'")
+        if init not in INITS:
+            raise ValueError(f"init must be one of {', '.join(INITS)}, not '{init}'")
         self.ndim, self.steps, self.image_size = ndim, steps, (256,) * ndim
         self.variance, self.composition, self.tolerance = variance, composition, tolerance
         self.noise, self.clamp, self.padding, self.recompute = noise, clamp, padding, recompute
         widths = [channels << k for k in range(LEVELS + 1)] if isinstance(channels, int) else list(channels)
         conv, levels = partial(convolution, ndim, gain=TANH_GAIN), range(LEVELS)
-        self.coordinates, self.norm = coordinates, norm
+        self.widths, self.coordinates, self.norm = widths, coordinates, norm
         self.stem = conv(2 + (ndim if coordinates else 0), widths[0], 7, 2)
         self.units = nn.ModuleList(GR2U(ndim, widths[k], blocks, norm, noise, recurrent) for k in levels)
         self.down = nn.ModuleList(conv(widths[k], widths[k + 1], 3, 2) for k in levels)
@@ -95,6 +109,8 @@ class R2N2(nn.Module):
             self.down[-1] = conv(widths[-2], widths[-1], 1)
         self.positions = nn.ModuleList(PositionNet(ndim, widths[k], certainty) for k in levels)
         self.shape_net = ParameterNet(ndim, widths[-1], max_width=max_width)
+        if init == "difference":
+            begin_with_difference(self.stem, self.units)
         self.to(memory_format=torch.channels_last if ndim == 2 else torch.channels_last_3d)
 
     def forward(
@@ -105,9 +121,10 @@ class R2N2(nn.Module):
         Args:
             image: (B, 2, *spatial), channel 0 fixed, 1 moving, on any scale of intensities.
             return_stages: a dict instead: "parameters" (B, T, P), see ``deformation``; "certainty" (B, T, 3) of the
-                position at each level, in [0, 2]; after each step "ddf", a list of (B, D, *spatial) in voxels, and
-                "moved", a list of (B, 1, *spatial), to be compared with "fixed" (B, 1, *spatial): as the network sees
-                them.
+                position at each level, in [0, 2]; "features", what each step makes of the images, a list of tuples, a
+                map (B, C, *coarse) a level and one for the parameter network; after each step "ddf", a list of
+                (B, D, *spatial) in voxels, and "moved", a list of (B, 1, *spatial), to be compared with "fixed"
+                (B, 1, *spatial): as the network sees them.
             steps: T, if it shall be another than that of the network.
             noise_seed: of the noise in training; None takes one from torch's global generator.
 
@@ -139,14 +156,14 @@ class R2N2(nn.Module):
         still, states = self._still(fixed), [None] * LEVELS
         ddf, moved = image.new_zeros(len(image), self.ndim, *image.shape[2:]), moving
         calm = torch.zeros(len(image), dtype=torch.long, device=image.device)
-        found: dict[str, list[Tensor]] = {"parameters": [], "certainty": [], "ddf": [], "moved": []}
+        found: dict[str, list[Any]] = {"parameters": [], "certainty": [], "features": [], "ddf": [], "moved": []}
         step = partial(checkpoint, self._step, use_reentrant=False) if self._recomputes() else self._step
         for t in range(steps):
             noise = None if seed is None else (seed * _SEED_STEP + t) % 2**63
-            parameters, certainty, states, ddf, moved = step(
+            parameters, certainty, features, states, ddf, moved = step(
                 still, moving, moved, ddf, calm < PATIENCE, states, noise, keep or t + 1 < steps
             )
-            for name, value in zip(found, (parameters, certainty, ddf, moved), strict=True):
+            for name, value in zip(found, (parameters, certainty, features, ddf, moved), strict=True):
                 found[name].append(value) if keep or name in ("parameters", "certainty") else None
             if self._may_stop():
                 calm = torch.where(self.remaining(parameters, certainty, image.shape[2:]) < self.tolerance, calm + 1, 0)
@@ -179,15 +196,16 @@ class R2N2(nn.Module):
         states: Sequence[Tensor | None],
         noise: int | None,
         warp: bool,
-    ) -> tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor]:
-        """Return the bump, its certainty, the new states, the field with the bump, and the image it moves."""
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], list[Tensor], Tensor, Tensor]:
+        """Return the bump, its certainty, features, the new states, the field with the bump, and the image it moves."""
         generator = None if noise is None else torch.Generator(moved.device).manual_seed(noise)
         x = normed(still + self.stem._conv_forward(moved, self.stem.weight[:, 1:2], None), self.norm).tanh()
-        news, places = [], []
+        news, places, features = [], [], []
         for unit, position, down, state in zip(self.units, self.positions, self.down, states, strict=True):
             x, state = unit(x, state, generator)
             news.append(state)
             places.append(position(x))
+            features.append(x)
             x = normed(down(x), self.norm).tanh()
         centre, certainty = weighted_position(*zip(*places, strict=True))
         width, turn, weight = self.shape_net(x)
@@ -195,7 +213,7 @@ class R2N2(nn.Module):
         bump = bumps(parameters, ddf.shape[2:], self.variance)
         ddf = accumulate(ddf, displacement(bump, split(parameters, self.ndim)[-1]), self.composition)
         moved = warp_image(moving, ddf, padding=self.padding) if warp else moved
-        return parameters, certainty, news, ddf, moved
+        return parameters, certainty, (*features, x), news, ddf, moved
 
     def _recomputes(self) -> bool:
         return self.recompute and self.training and torch.is_grad_enabled()

@@ -7,7 +7,7 @@ from .real import thorax_from_slice
 from .series import PLAIN, BreathingSeries, Look, breathing_series
 from .slices import Thorax
 from .tissues import LABELS
-from .write import RecordedSeries, make_breathing_set, read_breathing, write_series
+from .write import RecordedSeries, make_breathing_set, read_breathing, true_fields, write_series
 
 __all__ = [
     "LABELS",
@@ -23,6 +23,7 @@ __all__ = [
     "make_breathing_set",
     "procedural_thorax",
     "read_breathing",
+    "true_fields",
     "thorax_from_slice",
     "write_series",
 ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,12 @@ def read_breathing(path: str | os.PathLike[str]) -> RecordedSeries:
         raise InputError(f"{_truth_of(path)} is no truth of a breathing series; write the set again") from error
     frames = volumes.array.transpose(1, 2)[:, None].contiguous()
     return RecordedSeries(frames, landmarks, labels, motion, fixed, volumes.frame)
+
+
+def true_fields(item: Mapping[str, Any]) -> Callable[[int, int], PhysicalField]:
+    """Return ``RecordedSeries.truth`` of the breathing series {"series": path}, for ``pairs.SeriesPairs``."""
+    found = read_breathing(item["series"])
+    return replace(found, frames=found.frames[:0]).truth  # what keeps the truth need not keep the images
 
 
 def _truth_of(path: str | os.PathLike[str]) -> Path:
