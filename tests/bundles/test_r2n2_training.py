@@ -285,7 +285,8 @@ def test_phases_lead_from_one_bump_on_half_the_grid_to_all() -> None:
         rates = [parser[rate] for parser in parsers]
         assert rates == sorted(rates, reverse=True) and len(set(rates)) == 3
     network = {"channels", "norm", "recurrent", "certainty", "max_width", "variance", "composition"}
-    assert not network & {*first, *fine} and last["truth"] is None and last["init"] == "paper"
+    assert not network & {*first, *fine} and last["truth"] is None
+    assert first["network_def#init"] == "difference" and "init" not in last["network_def"]
 
 
 def test_pretraining_lowers_the_error_of_the_field_and_can_be_resumed(runs: Path) -> None:
