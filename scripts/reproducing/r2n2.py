@@ -1,6 +1,6 @@
 """Table 1 of R2N2 (Sandkuehler et al. 2019) on breathing thoraces made to order, its figure 7, and what makes it work.
 
-R2N2 is trained as ``configs/pretrain.json``, ``pretrain_fine.json`` and ``train.json`` of its bundle say (or taken
+R2N2 is trained as ``configs/pretrain.json`` and ``pretrain_fine.json`` of its bundle say (or taken
 as it is shipped, with --shipped) on 34 synthetic patients and, with lung_mr_proton3d under --data_dir, on slices of
 real ones. It registers one breathing cycle of each slice of four other patients, beside the paper's B-spline baseline
 and, through another Python, elastix and greedy. Three networks of equal budgets tell what the recurrent state and the
@@ -87,11 +87,7 @@ def reproduce(options: argparse.Namespace, settings: Mapping[str, Any], command:
         content["ablation"] = _ablation(options, known, folder, pairs)
     if options.figures:
         content["real"] = _figures(options, known["r2n2"], folder, pairs, content)
-    starts = {
-        "pretrain": {},
-        "fine": {"start_weights": "pretrain/model.pt"},
-        "r2n2": {"start_weights": "fine/model.pt"},
-    }
+    starts = {"pretrain": {}, "r2n2": {"start_weights": "pretrain/model.pt"}}
     shown = [known[name].command(**more) for name, more in starts.items()]
     keys = ("shipped", "bspline_pairs", "peer_pairs", "ablation_epochs")
     made = {"settings": dict(settings), "command": command, "each_run": shown}

@@ -1,4 +1,4 @@
-"""The networks of the R2N2 reproduction: the shipped one in its three phases, and four small ones of equal budgets."""
+"""The networks of the R2N2 reproduction: the shipped one in its two phases, and four small ones of equal budgets."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from .networks import Network, code_of, training_result
 from .runs import Recipe, finished, same_settings, train, write_json
 
 PRETRAIN = ("train.json", "pretrain.json")
-PHASES = {  # from true fields on half the grid, then on the whole, then from images alone; each goes on from the last
+PHASES = {  # on half the grid, then on the whole, from the weights of the first
     "pretrain": Network("r2n2", PRETRAIN, {}),
-    "fine": Network("r2n2", (*PRETRAIN, "pretrain_fine.json"), {}),
-    "r2n2": Network("r2n2", PRETRAIN[:1], {}),
+    "r2n2": Network("r2n2", (*PRETRAIN, "pretrain_fine.json"), {}),
 }
 ABLATION = {  # in the tables; each is trained like the first phase, for as many epochs
     "whole": "whole",
