@@ -27,6 +27,7 @@ from shared_components.refine import AffineOptSettings, VsvfSettings  # noqa: E4
 
 pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file")
 SIZE, SPACING_MM = (16, 16, 16), 8.0
+SMALL = ("--ablation_factor", "1", "--ablation_width", "2")
 TINY = {
     "size": "[16,16,16]",
     "spacing_mm": SPACING_MM,
@@ -65,7 +66,7 @@ def run(data: Path, output: Path, *options: str, **settings: Any) -> int:
     tiny = [word for key, value in {**TINY, **settings}.items() for word in ("--set", f"{key}={value}")]
     named = ["--data_dir", str(data), "--output_dir", str(output), "--seeds", "0", "--repeats", "1"]
     return load_script("reproduce").main(
-        ["avsm", *named, "--ablation_factor", "1", "--ablation_epochs", *EPOCHS, *tiny, "--verbose", *options]
+        ["avsm", *named, *SMALL, "--ablation_epochs", *EPOCHS, *tiny, "--verbose", *options]
     )
 
 
@@ -194,6 +195,7 @@ def test_nothing_is_done_twice_and_weights_alone_are_read(
         (["--seeds", "1", "1"], "names a seed twice"),
         (["--ablation_epochs", "1", "0", "1", "1"], "at least one epoch"),
         (["--ablation_factor", "0.5"], "--ablation_factor 0.5 is below 1"),
+        (["--ablation_width", "0"], "--ablation_width 0 is too small"),
         ([], BRAINS),
     ],
 )

@@ -50,7 +50,7 @@ def test_cases_are_registered_in_all_states_and_drawn(tmp_path: Path, frame: Fra
         out = Path(arguments[arguments.index("--output_dir") + 1])
         out.mkdir(parents=True)
         write_image(out / "moved.nii.gz", torch.rand(1, *SHAPE), frame)
-        found = {"similarity": {"after": {"correlation": 0.5}}, "field": {"folds_percent": 0.25}}
+        found = {"similarity": {"correlation": {"after": 0.5}}, "field": {"folds_percent": 0.25}}
         (out / "metrics.json").write_text(json.dumps(found))
         return 0
 

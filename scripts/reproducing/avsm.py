@@ -60,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ablation_factor", type=float, default=2.0, help="its grid is coarser by this; default: %(default)g"
     )
     parser.add_argument(
+        "--ablation_width", type=int, default=8, help="channels of its momentum networks; default: %(default)s"
+    )
+    parser.add_argument(
         "--repeats", type=int, default=2, help="longitudinal pairs of a held-out brain; default: %(default)s"
     )
     parser.add_argument("--peer_python", metavar="PY", help="a Python with antspyx, picsl-greedy and SimpleITK")
@@ -101,7 +104,7 @@ def reproduce(options: argparse.Namespace, settings: Mapping[str, Any], command:
             from .avsm_knees import show_knees
 
             content["real"] = show_knees(options.data_dir, folder / "real", Path(options.figures), options.threads)
-    keys = ("seeds", "ablation_epochs", "ablation_factor", "repeats")
+    keys = ("seeds", "ablation_epochs", "ablation_factor", "ablation_width", "repeats")
     plan = {"settings": dict(settings), "command": command, "each_run": shown}
     plan |= {key: getattr(options, key) for key in keys}
     report({"plan": plan, **content}, options)
@@ -113,6 +116,8 @@ def _check(options: argparse.Namespace, settings: Mapping[str, Any]) -> None:
             raise InputError(f"--{name} {getattr(options, name)} is too small; give {least} or more")
     if not options.ablation_factor >= 1:
         raise InputError(f"--ablation_factor {options.ablation_factor} is below 1; give 1 for the full grid, or more")
+    if options.ablation_width < 1:
+        raise InputError(f"--ablation_width {options.ablation_width} is too small; give 1 or more")
     if min(options.ablation_epochs) < 1:
         raise InputError("--ablation_epochs needs at least one epoch in each of the four phases")
     if len(set(options.seeds)) < len(options.seeds):
@@ -144,7 +149,7 @@ def _recipe(options: argparse.Namespace, settings: Mapping[str, Any], folder: Pa
 def _ablation_recipe(options: argparse.Namespace, recipe: Recipe) -> Recipe:
     parser = recipe.parser()
     grid = coarser(parser["size"], parser["spacing_mm"], options.ablation_factor)
-    return Recipe(recipe.bundle, recipe.configs, {**recipe.settings, **grid})
+    return Recipe(recipe.bundle, recipe.configs, {**recipe.settings, **grid, "width": options.ablation_width})
 
 
 def _pairs(options: argparse.Namespace, recipe: Recipe, folder: Path) -> dict[str, TestPairs]:

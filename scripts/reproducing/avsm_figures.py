@@ -50,7 +50,7 @@ def draw_symmetry(results: Results, path: Path) -> Path:
         for box in boxes["boxes"]:
             box.set(facecolor=COLOURS[name], alpha=0.6)
     axis.set_xticks(range(len(shown)), [METHODS[method] for method in shown], rotation=40, ha="right", fontsize=8)
-    axis.set(ylabel="ln of the mean squared residual, voxels", xlim=(-0.6, len(shown) - 0.4))
+    axis.set(ylabel="ln of mean squared residual", xlim=(-0.6, len(shown) - 0.4))
     axis.legend(handles=[Patch(color=COLOURS[name], alpha=0.6, label=TITLES[name]) for name in known], fontsize=8)
     axis.grid(axis="y", alpha=0.3)
     return _save(figure, path)

@@ -215,8 +215,8 @@ def real_table(found: Mapping[str, Mapping[str, Any]]) -> str:
         for state, one in numbers.items():
             overlap = one.get("labels", {}).get("after", {}).get("mean", {})
             error = one.get("points", {}).get("after", {})
-            like = one.get("similarity", {}).get("after", {})
-            cells = [number(like.get("correlation"), 3)]
+            like = one.get("similarity", {}).get("correlation", {})
+            cells = [number(like.get("after"), 3)]
             cells += [number(overlap.get("dice"), 3), number(overlap.get("hd95_mm"), 1)]
             cells += [number(error.get(key), 2) for key in ("mean", "max")]
             rows.append([f"{name}, {state}", *cells, number(one["field"]["folds_percent"], 3)])
