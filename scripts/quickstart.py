@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from shared_components.cli import DONE
 from shared_components.errors import InputError
 from shared_components.images import read_image, read_labels
 from shared_components.itk_io import read_transform
@@ -54,7 +55,7 @@ def main() -> int:
         if steps:
             print(f"\n\nThe same, refined on this very pair in {steps} steps ...", flush=True)
         code = register(pair, output / name, steps, options.device)
-        if code:
+        if code not in DONE:
             return code
         compare_with_truth(pair, output / name)
     if options.picture:

@@ -12,7 +12,9 @@ examples:
   register.py meta_affine --config inference_3d --fixed a.nii.gz --moving b.nii.gz --output_dir out
   register.py path/to/my_bundle --fixed a.nii.gz --moving b.nii.gz --output_dir out --set precision=bfloat16
 
-exit codes: 0 done; 2 the input is at fault, the last line says what to do; 1 anything else.
+exit codes: 0 done, the verdict is ok; 3 done, the verdict is check: look at it; 4 done, the verdict is failed: do not
+use it, docs/verdict.md (of many pairs the worst counts); 2 the input is at fault, the last line says what to do; 1
+anything else.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from typing import Any
 import shared_components
 from shared_components.cli import quiet, run_main
 from shared_components.errors import InputError
+from shared_components.verdict.exits import collected, exit_code
 
 BUNDLES = Path(__file__).resolve().parent.parent / "bundles"
 CONFIG = Path("configs") / "inference.json"
@@ -261,7 +264,8 @@ def register(options: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = arguments(argv)
-    return run_main(lambda: register(options), options.verbose)
+    with collected() as levels:
+        return run_main(lambda: register(options), options.verbose) or exit_code(levels)
 
 
 if __name__ == "__main__":

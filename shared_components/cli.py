@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from .errors import find_input_error
 
 FAULT_OF_INPUT, FAULT_OF_PROGRAM, INTERRUPTED = 2, 1, 130
+DONE = (0, 3, 4)  # of register.py: results are written; their verdict is ok, check or failed
 _CHATTY = ("monai", "ignite")
 
 

@@ -35,6 +35,7 @@ OBLIQUE = np.eye(4)  # 3 x 3 x 4 mm, turned by 20 degrees
 OBLIQUE[:3, :3] = Rotation.from_rotvec([0.1, -0.15, 0.3]).as_matrix() * (3.0, 3.0, 4.0)
 OBLIQUE[:3, 3] = (-26.0, -30.0, -24.0)
 SHAPE = (12, 13, 14)
+DONE = (0, 3, 4)  # exit codes of register.py where results are written; random weights earn no better verdict
 Options = dict[str, str]
 FIXED = Frame((15, 17, 13), AFFINE)
 MOVING = Frame((20, 18, 14), OBLIQUE)

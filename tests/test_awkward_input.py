@@ -10,7 +10,7 @@ from types import ModuleType
 import nibabel as nib
 import numpy as np
 import pytest
-from script_tools import AFFINE, OBLIQUE, Options, blob, good_options, load_script, run_register, save
+from script_tools import AFFINE, DONE, OBLIQUE, Options, blob, good_options, load_script, run_register, save
 
 Case = Callable[[Path, Options], Options]
 SHEARED = np.array([[2.9, -0.5, 0.3, -17], [0.6, 3.8, -0.6, -25], [-0.2, 0.7, 4.9, -33], [0, 0, 0, 1.0]])
@@ -94,7 +94,7 @@ AWKWARD: dict[str, Case] = {
 @pytest.mark.parametrize("name", AWKWARD)
 def test_awkward_input_works(script, good, name, tmp_path):
     options = good | AWKWARD[name](tmp_path, good)
-    assert run_register(script, options, tmp_path / "out") == 0
+    assert run_register(script, options, tmp_path / "out") in DONE
     moved, fixed = nib.load(tmp_path / "out" / "moved.nii.gz"), nib.load(options["fixed"])
     assert moved.shape == fixed.shape and np.isfinite(moved.get_fdata()).all()
     np.testing.assert_allclose(moved.affine, fixed.affine, atol=1e-4)

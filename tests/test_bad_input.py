@@ -20,6 +20,7 @@ import torch
 from script_tools import (
     AFFINE,
     BUNDLE,
+    DONE,
     SHAPE,
     Options,
     blob,
@@ -278,7 +279,7 @@ def test_a_bad_pair_does_not_spoil_the_pairs_before_it(script, good, tmp_path, c
 
 
 def test_a_failed_run_leaves_earlier_results_as_they_were(script, good, tmp_path):
-    assert run_register(script, good, tmp_path / "out") == 0
+    assert run_register(script, good, tmp_path / "out") in DONE
     before = {name: (tmp_path / "out" / name).read_bytes() for name in files_in(tmp_path / "out")}
     broken = save(tmp_path / "nan.nii.gz", with_value(np.nan))
     assert run_register(script, good | {"moving": broken}, tmp_path / "out") == 2

@@ -169,7 +169,7 @@ def rows(count: int) -> list[summary.Row]:
         "similarity": {"correlation": {"header": 0.1, "initial": 0.2, "after": 0.9}},
         "field": {"folds_percent": 0.0, "sdlogj": 0.1, "displacement_mm": {"mean": 1234.5}}
         | {"inverse_consistency_mm": {"mean": 0.01}},
-        "verdict": {"verdict": "check", "reasons": ["folds", "far"]},
+        "verdict": {"level": "check", "reasons": ["folds", "far"]},
     }
     ok = summary.ok_row(task, metrics, {"seconds": 1.5, "peak_memory_mb": 500}, "cpu", "a note")
     failed = summary.failed_row(lists.Task("bad", task.item, ""), "moving image /m.nii\nis damaged")

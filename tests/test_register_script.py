@@ -15,7 +15,18 @@ from types import ModuleType
 import nibabel as nib
 import numpy as np
 import pytest
-from script_tools import BUNDLE, ROOT, blob, files_in, load_script, make_weights, run_python, save, tiny_options
+from script_tools import (
+    BUNDLE,
+    DONE,
+    ROOT,
+    blob,
+    files_in,
+    load_script,
+    make_weights,
+    run_python,
+    save,
+    tiny_options,
+)
 
 from shared_components.refine import METHODS
 
@@ -63,8 +74,9 @@ def moved(folder: Path) -> np.ndarray:
 
 def test_writes_the_results_quietly_and_prints_the_table(script, place, capfd):
     labels = [f"--fixed_label={place / 'a_seg.nii.gz'}", f"--moving_label={place / 'b_seg.nii.gz'}"]
-    assert script.main(command(place, "quiet", *labels)) == 0
-    assert files_in(place / "quiet") == sorted([*RESULTS, "moved_label.nii.gz", "transform.json"])
+    assert script.main(command(place, "quiet", *labels)) in DONE
+    written = [name for name in files_in(place / "quiet") if "fallback" not in name]  # see test_results_verdict.py
+    assert written == sorted([*RESULTS, "moved_label.nii.gz", "transform.json"])
     out, err = capfd.readouterr()
     assert "label Dice, mean" in out and "before" in out and str(place / "quiet") in out
     assert err == "vtn_registration: registering b.nii.gz onto a.nii.gz ...\n"
@@ -75,7 +87,7 @@ def test_writes_the_results_quietly_and_prints_the_table(script, place, capfd):
 
 def test_equals_monai_bundle_run(script, place):
     """The same bytes from ``python -m monai.bundle run``, started where a folder named scripts is in the way."""
-    assert script.main(command(place, "ours")) == 0
+    assert script.main(command(place, "ours")) in DONE
     overrides = [option.removeprefix("--set=").split("=", 1) for option in tiny_options()]
     arguments = ["-m", "monai.bundle", "run", f"--config_file={BUNDLE}/configs/inference.json"]
     arguments += [f"--bundle_root={BUNDLE}", f"--fixed={place / 'a.nii.gz'}", f"--moving={place / 'b.nii.gz'}"]
@@ -91,7 +103,7 @@ def test_runs_as_a_program_from_another_folder_with_relative_paths(place):
     arguments = ["vtn_registration", "--fixed=../a.nii.gz", "--moving=../b.nii.gz", "--weights=../model.pt"]
     arguments += ["--output_dir=out", "--device=cpu", "--no_report", *tiny_options()]
     done = run_python([ROOT / "scripts" / "register.py", *arguments], place / "elsewhere")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in DONE, done.stderr
     assert "moved.nii.gz" in files_in(place / "elsewhere" / "out")
     assert len(done.stderr.splitlines()) == 1
 
@@ -120,7 +132,7 @@ def test_a_foreign_package_of_the_name_scripts_does_not_get_in_the_way(script, p
     for name in [name for name in sys.modules if name.split(".")[0] == "scripts"]:
         monkeypatch.delitem(sys.modules, name)
     assert importlib.import_module("scripts").stranger
-    assert script.main(command(place, "stranger")) == 0
+    assert script.main(command(place, "stranger")) in DONE
     assert Path(sys.modules["scripts"].__file__).parent == BUNDLE / "scripts"
     assert str(BUNDLE) not in sys.path
 
@@ -129,7 +141,7 @@ def test_a_foreign_package_of_the_name_scripts_does_not_get_in_the_way(script, p
 def test_names_that_mean_something_to_a_configuration_are_just_names(script, place, name, monkeypatch):
     monkeypatch.chdir(place)
     (place / name).write_bytes((place / "b.nii.gz").read_bytes())
-    assert script.main(command(place, f"out of {name}", f"--moving={name}")) == 0
+    assert script.main(command(place, f"out of {name}", f"--moving={name}")) in DONE
     assert json.loads((place / f"out of {name}" / "transform.json").read_text())["moving"]["file"] == name
 
 
@@ -137,7 +149,7 @@ def test_datalist_gives_a_folder_a_pair(script, place, capsys):
     pairs = [{"fixed": "a.nii.gz", "moving": "b.nii.gz"}, {"fixed": "b.nii.gz", "moving": "a.nii.gz", "name": "back"}]
     (place / "pairs.json").write_text(json.dumps({"test": pairs}))
     options = [option for option in command(place, "many") if not option.startswith(("--fixed", "--moving"))]
-    assert script.main([*options, f"--datalist={place / 'pairs.json'}"]) == 0
+    assert script.main([*options, f"--datalist={place / 'pairs.json'}"]) in DONE
     folders = sorted(path.name for path in (place / "many").iterdir())
     assert folders == ["a_from_b", "back"]
     assert all("moved.nii.gz" in files_in(place / "many" / folder) for folder in folders)
@@ -147,9 +159,9 @@ def test_datalist_gives_a_folder_a_pair(script, place, capsys):
 
 def test_options_reach_the_configuration(script, place):
     """``header`` instead of centre of mass changes the result; the report is written unless it is refused."""
-    assert script.main(command(place, "mass")) == 0
+    assert script.main(command(place, "mass")) in DONE
     options = [option for option in command(place, "header", "--initial_transform=header") if option != "--no_report"]
-    assert script.main(options) == 0
+    assert script.main(options) in DONE
     world = json.loads((place / "header" / "transform.json").read_text())["initial_world_ras_mm"]
     np.testing.assert_array_equal(world, np.eye(4))
     assert not np.array_equal(moved(place / "mass"), moved(place / "header"))
@@ -157,15 +169,15 @@ def test_options_reach_the_configuration(script, place):
 
 
 def test_affine_of_one_run_starts_another(script, place):
-    assert script.main(command(place, "first")) == 0
-    assert script.main(command(place, "second", f"--initial_transform={place / 'first' / 'affine.tfm'}")) == 0
+    assert script.main(command(place, "first")) in DONE
+    assert script.main(command(place, "second", f"--initial_transform={place / 'first' / 'affine.tfm'}")) in DONE
     first, second = (json.loads((place / name / "transform.json").read_text()) for name in ("first", "second"))
     np.testing.assert_allclose(second["initial_world_ras_mm"], first["affine_world_ras_mm"], atol=1e-6)
 
 
 def test_refinement_is_switched_on(script, place):
-    assert script.main(command(place, "plain")) == 0
-    assert script.main(command(place, "refined", "--refine_steps=3")) == 0
+    assert script.main(command(place, "plain")) in DONE
+    assert script.main(command(place, "refined", "--refine_steps=3")) in DONE
     assert "refine" in json.loads((place / "refined" / "metrics.json").read_text())
     assert "refine" not in json.loads((place / "plain" / "metrics.json").read_text())
 
@@ -174,7 +186,7 @@ def test_refinement_is_switched_on(script, place):
 def test_refinement_by_other_means(script, place, method):
     """The same words as the library's."""
     assert script.REFINE == METHODS
-    assert script.main(command(place, method, f"--refine={method}", "--refine_steps=3")) == 0
+    assert script.main(command(place, method, f"--refine={method}", "--refine_steps=3")) in DONE
     numbers = json.loads((place / method / "metrics.json").read_text())["refine"]
     assert numbers["loss_after"] <= numbers["loss_before"]
     assert numbers["strict_folds_after"] <= (0 if method == "vsvf" else numbers["strict_folds_before"])
@@ -229,7 +241,7 @@ def test_other_failures_are_one_sentence_and_exit_code_1(script, place, capsys):
 
 
 def test_verbose_lets_monai_speak(script, place, capfd):
-    assert script.main(command(place, "loud", "--verbose")) == 0
+    assert script.main(command(place, "loud", "--verbose")) in DONE
     assert "SupervisedEvaluator - INFO" in capfd.readouterr().out  # the format of the bundle's logging.conf
 
 
@@ -243,7 +255,7 @@ class Terminal(io.StringIO):
 def test_a_terminal_sees_the_stages_and_no_rest_of_them(script, place, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    assert script.main(command(place, "stages")) == 0
+    assert script.main(command(place, "stages")) in DONE
     shown = terminal.getvalue()
     places = [shown.index(f"[1/1] {stage}") for stage in ("reading", "predicting", "refining")]
     assert places == sorted(places) and shown.endswith("\r\x1b[K")

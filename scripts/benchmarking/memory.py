@@ -13,7 +13,7 @@ import torch
 from register import bundle_code, find_bundle
 from torch import Tensor, nn
 
-from shared_components.cli import quiet
+from shared_components.cli import DONE, quiet
 from shared_components.engines import resolve_device
 from shared_components.mk_lncc import MultiKernelLNCC
 
@@ -136,7 +136,8 @@ def _command_rows(
     images = images or demo_images(scratch)
     rows = []
     for count, report in ((0, False), (0, True), (steps, True)):
-        facts, _ = run_child(register_command(root, images, scratch / "out", device, count, report))
+        command = register_command(root, images, scratch / "out", device, count, report)
+        facts, _ = run_child(command, allowed=DONE)
         run = json_format.loads((scratch / "out" / "run.json").read_text())
         name = f"{'refined' if count else 'not refined'}, {'with' if report else 'without'} report"
         row = {"group": "command", "name": name, "peak_gb": facts["peak_gb"]}

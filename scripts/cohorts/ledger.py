@@ -30,7 +30,8 @@ from .recipe import Recipe, difference
 
 HOME = ".cohort"
 RESULTS = {"moved.nii.gz", "moved_label.nii.gz", "ddf.nii.gz", "inverse_ddf.nii.gz", "affine.tfm", "transform.json",
-           "metrics.json", "run.json", "report.html", "uncertainty_mm.nii.gz"}  # fmt: skip
+           "metrics.json", "run.json", "report.html", "uncertainty_mm.nii.gz", "fallback.tfm",
+           "moved_fallback.nii.gz"}  # fmt: skip
 _FORMAT = 1
 _TRIES = 4
 _SMALL = 1 << 16

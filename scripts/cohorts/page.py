@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .summary import NUMBERS, Row
+from .summary import NUMBERS, Row, count_verdicts
 from .thumbnails import SIZES, shrink
 
 LARGEST_BYTES = 5_000_000
@@ -50,7 +50,8 @@ td.pic img { background: #000; vertical-align: middle; margin-right: 3px; }
 td.name { overflow-wrap: anywhere; min-width: 9ch; max-width: 36ch; font-weight: 600; }
 td.say { min-width: 26ch; max-width: 48ch; overflow-wrap: anywhere; color: var(--soft); font-size: 13px; }
 .s { display: inline-block; border-radius: 9px; padding: 0 9px; font-size: 13px; background: #e7ebef; }
-.ok { background: #dcf1e3; color: #14532d; } .failed { background: #fbdcd9; color: #7f1d1d; }
+.ok { background: #dcf1e3; color: #14532d; }
+.check { background: #fdebcf; color: #7a4406; } .failed { background: #fbdcd9; color: #7f1d1d; }
 @media print { thead th { position: static; } tr { break-inside: avoid; } }
 """
 _SCRIPT = """
@@ -150,7 +151,8 @@ patient's right on the left.{remark} The same numbers: <a href="summary.csv">sum
 def _counts(rows: Sequence[Row]) -> str:
     kinds = {kind: sum(row.get("status") == kind for row in rows) for kind in ("ok", "failed", "waiting")}
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
-    return f"{len(rows)} pair{'s' if len(rows) != 1 else ''}: {told}."
+    verdicts = ", ".join(f"{count} {level}" for level, count in count_verdicts(rows).items())
+    return f"{len(rows)} pair{'s' if len(rows) != 1 else ''}: {told}.{f' Verdicts: {verdicts}.' if verdicts else ''}"
 
 
 def _head(text: str, kind: str = "") -> str:
@@ -166,11 +168,17 @@ def _row(row: Row, pictures: Pictures, columns: Sequence[str], verdicts: bool, f
                  f'{"</a>" if link else ""}</td>')  # fmt: skip
     cells.append(f'<td><span class="s {status}">{status}</span></td>')
     if verdicts:
-        cells.append(f'<td class="say">{escape(row.get("verdict") or "")}</td>')
+        cells.append(_verdict(str(row.get("verdict") or "")))
     said = " ".join(text for text in (row.get("fault"), row.get("note")) if text)
     cells.append(f'<td class="{"say" if said else ""}">{escape(said)}</td>')
     cells += [_number(row.get(column)) for column in columns]
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _verdict(told: str) -> str:
+    level, _, reasons = told.partition(":")
+    pill = f'<span class="s {level}">{level}</span>' if level in ("ok", "check", "failed") else escape(level)
+    return f'<td class="say">{pill}{escape(reasons)}</td>' if reasons else f"<td>{pill}</td>"
 
 
 def _pictures(both: Mapping[str, str], name: str) -> str:

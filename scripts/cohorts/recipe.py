@@ -49,7 +49,7 @@ def make_recipe(
     weights = options.weights or chosen.get("weights")
     return {
         "bundle": root.name,
-        "configuration": {file.name: sha256_of(file) for file in config_files},
+        "configuration": {file.name: sha256_of(file) for file in (*config_files, *_metadata(root))},
         "code": _sha256_of_tree([root / "scripts", Path(shared_components.__file__).parent]),
         "weights": _sha256_of_tree([root / "models"]) if weights is None else _sha256_if_there(weights),
         "options": changed,
@@ -68,6 +68,12 @@ def difference(old: Recipe, new: Recipe) -> str | None:
         names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
         return f"{words} ({', '.join(names)})"
     return None
+
+
+def _metadata(root: Path) -> list[Path]:
+    """It holds the version and the limits of the verdict."""
+    file = root / "configs" / "metadata.json"
+    return [file] if file.is_file() else []
 
 
 def _sha256_of_tree(folders: Iterable[Path]) -> str:

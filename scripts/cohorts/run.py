@@ -18,7 +18,7 @@ from .ledger import Ledger
 from .lists import Task
 from .page import build_page
 from .progress import Progress, duration
-from .summary import Row, all_rows, to_csv
+from .summary import Row, all_rows, count_verdicts, to_csv
 from .worker import Job
 
 ALL_OK, NOTHING, SOME_FAILED = 0, 2, 3
@@ -158,6 +158,9 @@ def _conclude(job: Job, own: Sequence[Row], stopped: StopError | None, seconds: 
         _say(f"... and {len(failed) - _SHOWN} more, see summary.csv")
     if stopped is not None:
         _say(f"error: {stopped}; {ok} of {len(own)} pairs are finished and kept, start the same command to go on")
+    verdicts = ", ".join(f"{count} {level}" for level, count in count_verdicts(own).items())
+    if verdicts:
+        print(f"verdicts: {verdicts}")
     print(f"{ok} ok, {len(failed)} failed of {len(own)} in {duration(seconds)}: {Path(job.output_dir) / 'index.html'}")
     if stopped is None and ok == len(own):
         return ALL_OK

@@ -66,9 +66,15 @@ def _verdict(metrics: Mapping[str, Any]) -> str:
     """Return the verdict of the registration, where it has one, with its reasons."""
     verdict = metrics.get("verdict")
     if isinstance(verdict, Mapping):
-        word = str(verdict.get("verdict") or verdict.get("status") or "")
+        word = str(verdict.get("level") or "")
         return ": ".join([word, "; ".join(map(str, verdict["reasons"]))]) if verdict.get("reasons") else word
     return "" if verdict is None else str(verdict)
+
+
+def count_verdicts(rows: Sequence[Row]) -> dict[str, int]:
+    """Return how many registered pairs have which verdict, worst first; empty where none has one."""
+    words = [str(row.get("verdict") or "").partition(":")[0] for row in rows]
+    return {level: words.count(level) for level in ("failed", "check", "ok") if level in words}
 
 
 def all_rows(tasks: Sequence[Task], ledger: Ledger, recipe: Recipe) -> list[Row]:

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from register import main as register
 
+from shared_components.cli import DONE
 from shared_components.errors import InputError
 from shared_components.images import read_image
 
@@ -62,7 +63,7 @@ def hands_pair(data_dir: str | Path, picture: Path | None = None) -> Hands | Non
             lines = ["# space: VOX", "x,y", *(f"{x},{y}" for x, y in points[side])]
             (place / f"{side}.csv").write_text("\n".join(lines) + "\n")
             arguments += [f"--{side}", str(folder / f"hands_{letter}.png"), f"--{side}_points", f"{place}/{side}.csv"]
-        if register(arguments):
+        if register(arguments) not in DONE:
             raise InputError("the pair of hands could not be registered; run scripts/register.py on it to see why")
         metrics = json.loads((place / "out" / "metrics.json").read_text())
         if picture is not None:

@@ -11,6 +11,10 @@ h2 { font-size: 18px; margin: 40px 0 4px; font-weight: 650; padding-top: 14px; b
 p { margin: 0 0 12px; max-width: 84ch; } .lead, .caption { color: var(--soft); }
 nav { font-size: 14px; margin: 14px 0 0; display: flex; flex-wrap: wrap; gap: 4px 16px; }
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
+.verdict { border-left: 3px solid #2f8f57; background: #eef8f1; padding: 8px 14px; margin: 12px 0; max-width: 84ch; }
+.verdict.check { border-color: #d9822b; background: #fff7ec; }
+.verdict.failed { border-color: #b3261e; background: #fdeeec; }
+.verdict ul { margin: 4px 0 0; padding-left: 20px; } .verdict p { margin: 6px 0 0; }
 .note { border-left: 3px solid #d9822b; background: #fff7ec; padding: 8px 14px; margin: 12px 0; max-width: 84ch; }
 img { display: block; max-width: 100%; height: auto; }
 figure { margin: 10px 0 0; }

@@ -40,6 +40,7 @@ class ReportData:
             "after": {...}} with equal keys is taken too.
         run: nested facts of the run: bundle, version, weights sha256, frames, seconds, memory.
         notes: sentences to be read first, such as a warning.
+        verdict: {"level", "reasons", "fallback"} of ``verdict.judge``; shown above everything else.
     """
 
     title: str
@@ -60,6 +61,7 @@ class ReportData:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    verdict: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         ndim, shape = self.frame.ndim, self.frame.shape

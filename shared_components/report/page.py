@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from .assets import SCRIPT, STYLE
 from .data import ReportData
 from .figures import ERROR_COLOUR, FIXED_COLOUR, FOLD_COLOUR, MOVING_COLOUR, Views
 from .sheet import Drawing
-from .tables import facts_table, metrics_table, number, text
+from .tables import facts_table, metrics_table, number, text, verdict_banner
 
 # Nothing may be fetched and nothing sent, whatever a name in a file header tries to smuggle in.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -208,7 +209,7 @@ def build_page(data: ReportData, dpi: int) -> str:
         dpi: resolution of the pictures.
     """
     views = Views.of(data, dpi)
-    return document(data.title, _orientation(views), data.notes, _sections(views), _LINKS)
+    return document(data.title, _orientation(views), data.notes, _sections(views), _LINKS, verdict=data.verdict)
 
 
 def document(
@@ -219,6 +220,7 @@ def document(
     links: Sequence[tuple[str, str]],
     style: str = STYLE,
     script: str = SCRIPT,
+    verdict: Mapping[str, Any] | None = None,
 ) -> str:
     """Return a page that loads nothing from anywhere.
 
@@ -230,6 +232,7 @@ def document(
         links: (key, words) of sections, for a line of links to those that there are.
         style: CSS.
         script: JavaScript.
+        verdict: of the result, see ``ReportData``.
     """
     there = [(key, word) for key, word in links if any(f'<section id="{key}"' in s[:40] for s in sections)]
     line = "".join(f'<a href="#{key}">{word}</a>' for key, word in there)
@@ -239,7 +242,7 @@ def document(
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         f"<title>{text(title)}</title><style>{style}</style></head>\n<body><main>"
-        f'<h1>{text(title)}</h1><p class="lead">{lead}</p>{warnings}<nav>{line}</nav>\n'
+        f'<h1>{text(title)}</h1>{verdict_banner(verdict)}<p class="lead">{lead}</p>{warnings}<nav>{line}</nav>\n'
         + "\n".join(sections)
         + f"</main><script>{script}</script></body></html>\n"
     )

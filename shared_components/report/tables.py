@@ -139,6 +139,25 @@ def _leaf(value: Any, unit: str) -> Mapping[str, Any]:
     return {"unit": unit, **(value if isinstance(value, Mapping) else {"after": value})}
 
 
+_VERDICTS = {
+    "ok": "ok: nothing speaks against this result",
+    "check": "check: look at this result before you use it",
+    "failed": "failed: do not use this result",
+}
+
+
+def verdict_banner(verdict: Mapping[str, Any] | None) -> str:
+    """Render a verdict {"level", "reasons", "fallback"}; nothing for None."""
+    if verdict is None:
+        return ""
+    level = str(verdict["level"])
+    reasons = "".join(f"<li>{text(reason)}</li>" for reason in verdict["reasons"])
+    more = f"<p>{text(verdict['fallback'])}</p>" if "fallback" in verdict else ""
+    head = f"<strong>Verdict: {text(_VERDICTS.get(level, level))}</strong>"
+    kind = level if level in _VERDICTS else "check"
+    return f'<div class="verdict {kind}">{head}{f"<ul>{reasons}</ul>" if reasons else ""}{more}</div>'
+
+
 def facts_table(facts: Mapping[str, Any]) -> str:
     """Render nested facts as one table of name and value; underscores of the names become spaces."""
 

@@ -36,9 +36,13 @@ def identify(path: str | Path) -> dict[str, str]:
     return {"file": Path(path).name, "sha256": sha256_of(path)}
 
 
+def bundle_metadata(bundle: str) -> dict[str, Any]:
+    """Return configs/metadata.json of a bundle's folder, empty where there is none."""
+    metadata = Path(bundle) / "configs" / "metadata.json"
+    return json.loads(metadata.read_text()) if bundle and metadata.is_file() else {}
+
+
 def bundle_name(bundle: str) -> str:
     """Return "name version" of a bundle's folder, or what was given where there is no metadata."""
-    metadata = Path(bundle) / "configs" / "metadata.json"
-    if not bundle or not metadata.is_file():
-        return bundle
-    return f"{Path(bundle).resolve().name} {json.loads(metadata.read_text()).get('version', '')}".strip()
+    metadata = bundle_metadata(bundle)
+    return f"{Path(bundle).resolve().name} {metadata.get('version', '')}".strip() if metadata else bundle

@@ -27,8 +27,10 @@ from ..itk_io import write_affine, write_field
 from ..monai_label import answered, is_request, model_file, tells_client
 from ..pairs.datasets import Item
 from ..report import ReportData, write_report
+from ..verdict import tell
 from .records import bundle_name, describe_frame, identify
 from .registration import Registration, affine_world, as_batch, expected_error, measure
+from .verdict import FALLBACK, AddVerdict
 
 DIRECTION = (
     "ddf.nii.gz lives on the fixed grid and takes a point of the fixed image to the point of the moving image that "
@@ -85,7 +87,8 @@ class SaveRegistration:
 
     Args:
         output_dir: folder for the results of one pair, or of folders named after the pairs if ``subfolders``.
-        bundle: folder of the bundle, whose name and version (configs/metadata.json) go into the records.
+        bundle: folder of the bundle, whose name and version (configs/metadata.json) go into the records, and whose
+            limits there into the verdict.
         weights: path of the weights, for their sha256; None leaves it out.
         network: if it has ``affine_matrix(image) -> (1, D+1, D+1)`` voxels, affine.tfm is written; if its attribute
             ``affine_only`` is true, that is the whole transform.
@@ -106,6 +109,7 @@ class SaveRegistration:
     ) -> None:
         self.output_dir, self.bundle, self.weights = Path(output_dir), bundle_name(bundle), weights
         self.subfolders, self.report, self.inferer, self._network = subfolders, report, inferer, network
+        self.add_verdict = AddVerdict(bundle)
 
     @property
     def network(self) -> Any:
@@ -114,15 +118,20 @@ class SaveRegistration:
 
     @tells_client
     def __call__(self, data: Item) -> Item:
-        """Write everything and add "metrics", "run" and "folder" to the data, and the answer to a request."""
+        """Write everything and add "metrics", "run" and "folder" to the data, and the answer to a request.
+
+        What the verdict calls failed is written all the same, and beside it what is left without the method.
+        """
         pair, request = data["pair"], is_request(data)
         own = self.subfolders or request
         folder = self.output_dir / data["name"].replace("<-", "_from_") if own else self.output_dir
         result = self.result(data)
         metrics, error_mm = self.measured(result, data)
-        records = self.records(result, data)
+        records, failed = self.records(result, data), metrics["verdict"]["level"] == "failed"
         with all_or_nothing(folder) as place:
             self._write_volumes(result, place)
+            if failed:
+                self.add_verdict.write_fallback(result, place)
             if error_mm is not None:
                 write_image(place / "uncertainty_mm.nii.gz", error_mm.numpy(), data["pair"].fixed.frame, "float32")
             kept = json.dumps({**records, **data.get("record", {})}, indent=2)
@@ -134,6 +143,9 @@ class SaveRegistration:
                 page = self._report(result, metrics, records, run, data["name"])
                 shown = None if error_mm is None else error_mm.numpy()
                 write_report(place / "report.html", replace(page, expected_error_mm=shown))
+        for name in () if failed else FALLBACK:  # of an earlier result in this folder
+            (folder / name).unlink(missing_ok=True)
+        tell(metrics["verdict"]["level"])
         done = {**data, "metrics": metrics, "run": run, "folder": str(folder)}
         return answered(done, result, table(metrics)) if request else done
 
@@ -143,15 +155,14 @@ class SaveRegistration:
         whole = world is not None and "refine" not in data and getattr(self.network, "affine_only", False)
         return Registration(data["pair"], as_batch(data["pred"], data["pair"].network.ndim), world, affine_only=whole)
 
-    @staticmethod
-    def measured(result: Registration, data: Item) -> tuple[dict[str, Any], Tensor | None]:
+    def measured(self, result: Registration, data: Item) -> tuple[dict[str, Any], Tensor | None]:
         """Return metrics.json and, where it was predicted, the expected error on the fixed grid, (*fixed) mm."""
         metrics, error_mm = measure(result), None
         if "uncertainty_mm" in data:
             error_mm, metrics["expected_error_mm"] = expected_error(result, data["uncertainty_mm"])
         if "refine" in data:
             metrics["refine"] = {key: value for key, value in data["refine"].items() if key != "seconds"}
-        return metrics, error_mm
+        return self.add_verdict(metrics, result, data.get("image")), error_mm
 
     def _affine(self, data: Item) -> Any:
         if not hasattr(self.network, "affine_matrix"):
@@ -244,6 +255,7 @@ class SaveRegistration:
             mapped_points_mm=result.mapped_points(),
             initial_world=pair.initial,
             metrics=table(metrics),
+            verdict=metrics["verdict"],
             run={**records, **run},
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -23,6 +24,7 @@ class PrintSummary:
         done, total = engine.state.iteration, engine.state.epoch_length
         print(f"\n[{done}/{total}] {engine.state.batch['name']}", file=sys.stdout)
         print(format_table(table(output["metrics"])))
+        print(format_verdict(output["metrics"]["verdict"]))
         run = output["run"]
         print(f"{run['seconds']} s, peak memory {run['peak_memory_mb']} MB, files in {output['folder']}", flush=True)
 
@@ -40,6 +42,18 @@ def format_table(rows: dict[str, dict[str, Any]]) -> str:
     for name, row in rows.items():
         lines.append(f"{_label(name, row):{width}}{_number(row['before']):>10}{_number(row['after']):>10}")
     return "\n".join(lines)
+
+
+def format_verdict(verdict: Mapping[str, Any]) -> str:
+    """Return a verdict as text, a line a reason.
+
+    Example:
+        >>> print(format_verdict({"level": "check", "reasons": ["0.2 % of the content is folded"]}))
+        verdict: check
+          - 0.2 % of the content is folded
+    """
+    reasons = [*verdict["reasons"], *([verdict["fallback"]] if "fallback" in verdict else [])]
+    return "\n".join([f"verdict: {verdict['level']}", *(f"  - {reason}" for reason in reasons)])
 
 
 def _label(name: str, row: dict[str, Any]) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..verdict import worst
+
+_NUMBER = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
 CURVES = {
     "correlation before": ("similarity", "correlation", "initial"),
     "correlation after": ("similarity", "correlation", "after"),
@@ -51,6 +55,22 @@ def summarise(frames: Sequence[Mapping[str, Any]], fixed: int) -> dict[str, Any]
         if values:
             place |= {"mean": sum(values) / len(values), "min": min(values), "max": max(values)}
     return summary
+
+
+def verdict_of(frames: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the verdict on a series: the worst level of its frames, and each reason once with the frames it holds for.
+
+    Numbers differ from frame to frame; that of the first one is told.
+    """
+    told: dict[str, list[Any]] = {}
+    for frame in frames:
+        for reason in frame["verdict"]["reasons"]:
+            told.setdefault(_NUMBER.sub("#", reason), [reason]).append(frame["frame"])
+    reasons = []
+    for reason, first, *more in told.values():
+        others = f" and {len(more)} other{'s' if len(more) > 1 else ''}" if more else ""
+        reasons.append(f"frame {first}{others}: {reason}")
+    return {"level": worst(frame["verdict"]["level"] for frame in frames), "reasons": reasons}
 
 
 def table(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class SeriesReport:
         rows: curves over the frames, see ``numbers.plot_rows``.
         metrics: {name: {"before", "after", "unit"}}.
         facts: of the run.
+        verdict: {"level", "reasons"} of the series.
     """
 
     series: SliceSeries
@@ -48,6 +49,7 @@ class SeriesReport:
     rows: Mapping[str, Sequence[float]]
     metrics: Mapping[str, Any]
     facts: Mapping[str, Any]
+    verdict: Mapping[str, Any] | None = None
 
 
 def write_series_report(path: str | os.PathLike[str], data: SeriesReport) -> Path:
@@ -91,4 +93,4 @@ def _page(data: SeriesReport, screen: Screen, longest: int, quality: int, dpi: i
         section("run", "Run", "", facts_table(data.facts)),
     ]
     title = f"{data.series.path.name}: {len(data.moved)} frames onto frame {data.fixed}"
-    return document(title, screen.orientation, (), sections, _LINKS, STYLE + FILM_STYLE, SCRIPT)
+    return document(title, screen.orientation, (), sections, _LINKS, STYLE + FILM_STYLE, SCRIPT, data.verdict)

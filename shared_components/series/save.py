@@ -22,10 +22,11 @@ from ..results import Registration, SaveRegistration
 from ..results.records import describe_frame, identify
 from ..results.save import all_or_nothing
 from ..results.stages import CLEAR_LINE
-from ..results.summary import format_table
+from ..results.summary import format_table, format_verdict
+from ..verdict import tell
 from .fields import DIRECTION, describe_plane, write_plane_field
 from .frames import SeriesFrames
-from .numbers import plot_rows, summarise, table
+from .numbers import plot_rows, summarise, table, verdict_of
 from .report import SeriesReport, write_series_report
 
 UNITS = "fields: mm, LPS (ITK, ANTs, Slicer); matrices: mm of the plane's coordinates, column vectors"
@@ -74,6 +75,7 @@ class SaveSeries:
                 (self._place / name).mkdir()
             evaluator.run()
             run = self._write(started)
+        tell(run["verdict"]["level"])
         self._print(run)
 
     def __call__(self, data: Item) -> Item:
@@ -103,6 +105,7 @@ class SaveSeries:
         metrics, error_mm = self.save.measured(result, item)
         if error_mm is not None:
             found.errors_mm.append(error_mm)
+        metrics["verdict"].pop("fallback", None)  # a series has no such files; its frames stay as they came
         found.metrics.append({"frame": number, **metrics})
         files = {key: f"{key}/{name}" for key in ("ddf", "inverse_ddf")}
         found.records.append({"frame": number, **files, **self.save.of_pair(result), **item.get("record", {})})
@@ -119,7 +122,8 @@ class SaveSeries:
         write_slice_series(place / "moved.nii.gz", moved, series)
         if found.errors_mm:
             write_slice_series(place / "uncertainty_mm.nii.gz", torch.stack(found.errors_mm), series)
-        metrics = {"fixed_frame": self.frames.fixed, "summary": summarise(found.metrics, self.frames.fixed)}
+        summary = summarise(found.metrics, self.frames.fixed)
+        metrics = {"fixed_frame": self.frames.fixed, "verdict": verdict_of(found.metrics), "summary": summary}
         head = self._head()
         _write_lines(place / "transform.json", head, found.records)
         _write_lines(place / "metrics.json", metrics, found.metrics)
@@ -128,10 +132,10 @@ class SaveSeries:
         if self.report:
             rows = plot_rows(found.metrics)
             facts = {**head, **run}
-            page = SeriesReport(series, self.frames.fixed, moved, rows, table(metrics["summary"]), facts)
+            page = SeriesReport(series, self.frames.fixed, moved, rows, table(summary), facts, metrics["verdict"])
             write_series_report(place / "report.html", page)
         (place / "run.json").write_text(json.dumps(run, indent=2) + "\n")
-        return {**run, "table": table(metrics["summary"])}
+        return {**run, "table": table(summary), "verdict": metrics["verdict"]}
 
     def _head(self) -> dict[str, Any]:
         """What transform.json says of all frames."""
@@ -154,6 +158,7 @@ class SaveSeries:
             print(CLEAR_LINE, end="", file=sys.stderr)
         print(f"\n{run['frames']} frames onto frame {self.frames.fixed} of {self.frames.series.path.name}")
         print(format_table(run["table"]))
+        print(format_verdict(run["verdict"]))
         speed = f"{run['seconds']} s, {run['frames_per_second']} frames a second"
         print(f"{speed}, peak memory {run['peak_memory_mb']} MB, files in {self.output_dir}", flush=True)
 
