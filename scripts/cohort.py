@@ -31,6 +31,7 @@ from cohorts.lists import read_shard, read_tasks
 from cohorts.recipe import make_recipe
 from cohorts.run import run_cohort
 from cohorts.worker import Job
+from replaying.record import recorded_options
 
 from shared_components.cli import FAULT_OF_PROGRAM, run_main
 from shared_components.errors import InputError
@@ -58,6 +59,8 @@ def arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, ar
             how = register.arguments([own.bundle, "--output_dir", own.output_dir, "--datalist", own.pairs, *rest])
     except SystemExit:
         parser.error(told.getvalue().strip().rpartition("error: ")[2])
+    if how.replay is not None:
+        parser.error("--replay repeats one pair; give it to register.py")
     return own, how
 
 
@@ -76,7 +79,8 @@ def make_job(own: argparse.Namespace, how: argparse.Namespace) -> Job:
     recipe = make_recipe(how, root, files, chosen)
     output_dir = str(Path(own.output_dir).expanduser().absolute())
     names = tuple(map(str, files))
-    return Job(str(root), names, chosen, output_dir, recipe, how.threads, max(1, own.workers), how.verbose)
+    asked = recorded_options(how)
+    return Job(str(root), names, chosen, output_dir, recipe, how.threads, max(1, own.workers), how.verbose, asked)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ examples:
   register.py r2n2 --series cine.nii.gz --output_dir out
   register.py meta_affine --config inference_3d --fixed a.nii.gz --moving b.nii.gz --output_dir out
   register.py path/to/my_bundle --fixed a.nii.gz --moving b.nii.gz --output_dir out --set precision=bfloat16
+  register.py --replay out/transform.json --output_dir again
 
 exit codes: 0 done, the verdict is ok; 3 done, the verdict is check: look at it; 4 done, the verdict is failed: do not
 use it, docs/verdict.md (of many pairs the worst counts); 2 the input is at fault, the last line says what to do; 1
@@ -26,8 +27,12 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from replaying.record import WORDS, recorded_options
+from replaying.replay import replay
 
 import shared_components
 from shared_components.cli import quiet, run_main
@@ -48,7 +53,6 @@ PAIR = {
 }
 SERIES = Path(shared_components.__file__).parent / "series" / "series.json"
 REFINE, REFINE_STEPS = ("field", "vsvf", "bspline"), 90
-_WORDS = ("centre_of_mass", "header", "meta_affine")
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -56,8 +60,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("bundle", metavar="BUNDLE", help=f"one of {', '.join(found_bundles())}, or a bundle's folder")
-    parser.add_argument("--output_dir", required=True, help="folder for the results; made if missing")
+    known = ", ".join(found_bundles())
+    parser.add_argument("bundle", nargs="?", metavar="BUNDLE", help=f"one of {known}, or a bundle's folder")
+    parser.add_argument("--output_dir", help="folder for the results; made if missing")
     images = parser.add_argument_group("one pair")
     for name, text in PAIR.items():
         images.add_argument(f"--{name}", metavar="FILE", help=text)
@@ -82,6 +87,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "keeps a field without folds invertible, or by a cubic B-spline added to it (bspline); alone the option stands "
         f"for --refine_steps {REFINE_STEPS}",
     )
+    how.add_argument("--diffeomorphic", action="store_true", help="take every fold out of the written fields")
     _step_arguments(how)
     how.add_argument("--starts", type=int, metavar="N", help="rotations to search from; for bundles that search")
     how.add_argument("--config", metavar="NAME", help="a configuration of the bundle on top, such as inference_3d")
@@ -93,7 +99,20 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any other id of the configuration; repeatable"
     )
     how.add_argument("--verbose", action="store_true", help="what MONAI and Ignite say, and tracebacks of failures")
-    return parser.parse_args(argv)
+    return _parsed(parser, argv)
+
+
+def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Add --replay, for which nothing else is required, and parse."""
+    text = "repeat the run that this transform.json tells of, with its options, and compare the results; files are "
+    text += "looked for near it, or given again; without --output_dir nothing is kept"
+    parser.add_argument("--replay", metavar="JSON", help=text)
+    options = parser.parse_args(argv)
+    needed = {"BUNDLE": options.bundle, "--output_dir": options.output_dir}
+    missing = [name for name, value in needed.items() if value is None and options.replay is None]
+    if missing:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
+    return options
 
 
 def _series_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,14 +175,15 @@ def overrides(options: argparse.Namespace, config: dict[str, Any]) -> dict[str, 
     chosen = {name: _path(path) for name, path in chosen.items() if path is not None}
     initial = options.initial_transform
     if initial is not None:
-        chosen["initial_transform"] = initial if initial in _WORDS else _path(initial)
+        chosen["initial_transform"] = initial if initial in WORDS else _path(initial)
     if options.refine is not None and options.refine_steps is None:
         options.refine_steps = REFINE_STEPS
     for name in ("section", "fixed_frame", "refine", "refine_steps", "steps", "tolerance", "starts"):
         if getattr(options, name) is not None:
             chosen[name] = getattr(options, name)
-    if options.uncertainty:
-        chosen["uncertainty"] = True
+    for name in ("uncertainty", "diffeomorphic"):
+        if getattr(options, name):
+            chosen[name] = True
     if options.no_report:
         chosen["report"] = False
     chosen["device#name"] = options.device
@@ -252,20 +272,24 @@ def register(options: argparse.Namespace) -> None:
             warnings.simplefilter("ignore")
         import torch  # seconds to import: after everything that can fail at once
         from monai.bundle import run
+
+        from shared_components.results.records import asked_with
     if options.threads:
         torch.set_num_threads(options.threads)
     what = options.series or options.datalist or f"{Path(options.moving).name} onto {Path(options.fixed).name}"
     print(f"{root.name}: registering {what} ...", file=sys.stderr, flush=True)
     logging_file = None if options.verbose else False
-    with bundle_code(root), quiet(not options.verbose), no_empty_folder(Path(options.output_dir).expanduser()):
+    empty, asked = no_empty_folder(Path(options.output_dir).expanduser()), asked_with(recorded_options(options))
+    with bundle_code(root), quiet(not options.verbose), empty, asked:
         run(config_file=list(map(str, files)), bundle_root=_path(str(root)), logging_file=logging_file, **chosen)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = arguments(argv)
+    work = partial(register, options) if options.replay is None else partial(replay, options, find_bundle, register)
     with collected() as levels:
-        return run_main(lambda: register(options), options.verbose) or exit_code(levels)
+        return run_main(work, options.verbose) or exit_code(levels)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 
 from .errors import InputError
 from .geometry import Frame
-from .images.files import suffix_of
+from .images.files import stem_of
 from .images.formats import ITK_SUFFIXES, NIBABEL_SUFFIXES
 from .images.pictures import SUFFIXES as PICTURE_SUFFIXES
 
@@ -60,7 +60,7 @@ def asked_pair(item: Item) -> Item:
             "the moving image is missing; give its path on the server, or its name in the list of images, as "
             "'moving' in the parameters (in 3D Slicer: Options of the model)"
         )
-    label = _find(item, "moving_label", [*finals, *folders]) or _named(_stem(moving), finals)
+    label = _find(item, "moving_label", [*finals, *folders]) or _named(stem_of(moving), finals)
     wanted = first(item.get("wanted")) or WANTED[0]
     if wanted not in WANTED:
         raise InputError(f"'wanted' must be one of {', '.join(WANTED)}, not '{wanted}'")
@@ -102,10 +102,6 @@ def _named(name: str, folders: Sequence[Path]) -> Path | None:
     """Return the file of that name, with or without a suffix, that is found first."""
     candidates = (folder / f"{name}{suffix}" for folder in folders for suffix in ("", *_SUFFIXES))
     return next((path for path in candidates if path.is_file()), None)
-
-
-def _stem(path: Path) -> str:
-    return path.name[: len(path.name) - len(suffix_of(path))]
 
 
 def first(value: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,11 +11,14 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from .errors import InputError
 from .metrics.jacobian import Field, as_field, folded_cells
+from .transform import PhysicalField
 from .warp import affine_coords, coords_grid
 
 LEAST = 0.01  # of a simplex's volume; what is written to a file in mm as float32 must not fold by rounding
 _GROWTH, _DAMPING = 1.3, 0.8
+_STRICTER = (0.05, 0.2)  # where that does not do after all
 
 
 def unfold(ddf: Field, least: float = LEAST, rounds: int = 24) -> tuple[Tensor, dict[str, float]]:
@@ -116,3 +120,71 @@ def _affine_part(field: Tensor) -> Tensor:
     matrix[0, :ndim, :ndim], matrix[0, ndim, ndim] = gradient.T, 1.0
     matrix[0, :ndim, ndim] = u.mean(0) - gradient.T @ centre
     return affine_coords(matrix, shape).to(field)
+
+
+def unfold_field(field: PhysicalField, base: np.ndarray) -> tuple[PhysicalField, dict[str, float]]:
+    """Return a field in the world without a folded cell on its grid, and what that took.
+
+    A field that has no fold where it was predicted may have some on another grid: this looks at what is written.
+    The field is ``base`` after a deformation; it is the deformation that is unfolded, so that ``base`` stays whole.
+
+    Args:
+        field: on the native grid, RAS mm.
+        base: (D+1, D+1) world map, such as the initial transform.
+
+    Returns:
+        The field itself where nothing folds; facts of ``unfold``, and "largest_change_mm".
+
+    Raises:
+        InputError: ``base`` mirrors, so that every cell is turned over.
+    """
+    if not np.linalg.det(base[:-1, :-1]) > 0:
+        raise InputError(
+            "the affine map that the registration starts from mirrors the image, so no field is free of folds; "
+            "give another --initial_transform or leave --diffeomorphic out"
+        )
+    before = _deformation(field, base)
+    for least in (LEAST, *_STRICTER):
+        after, facts = unfold(before, least)
+        if not facts["changed_voxels"] and not bool(folded_cells(field.voxel_ddf()).any()):
+            return field, {**facts, "largest_change_mm": 0.0}
+        linear = torch.from_numpy(base[:-1, :-1] @ field.frame.matrix).to(before)
+        change = torch.einsum("ij,j...->i...", linear, (after - before)[0])
+        found = PhysicalField(field.frame, field.ddf_mm + change.numpy())
+        # what counts is the file, in whose digits a large initial translation may drown a thin cell
+        if not bool((folded_cells(_deformation(found, base), least / 2) | folded_cells(found.voxel_ddf())).any()):
+            return found, {**facts, "largest_change_mm": float(change.norm(dim=0).max())}
+    raise InputError(
+        "the field cannot be written without folds, its displacements are too large for float32; register images whose "
+        "headers lie nearer to one another, or leave --diffeomorphic out"
+    )
+
+
+def _deformation(field: PhysicalField, base: np.ndarray) -> Tensor:
+    """Return (1, D, *shape) voxels of the grid: where a voxel goes before ``base`` takes it on."""
+    affine = field.frame.affine
+    back = np.linalg.inv(base @ affine)
+    still = affine_coords(torch.from_numpy(back @ affine - np.eye(len(affine)))[None], field.frame.shape)[0]
+    moved = torch.einsum("ij,j...->i...", torch.from_numpy(back[:-1, :-1]), torch.from_numpy(field.ddf_mm).double())
+    return (still + moved).float()[None]
+
+
+class UnfoldField:
+    """Post transform: take the folds out of "pred", see ``unfold``, and have those of the written fields taken out.
+
+    Args:
+        active: False leaves the data alone.
+    """
+
+    def __init__(self, active: bool = False) -> None:
+        self.active = active
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the data of one pair with the new "pred" and "unfolded", the facts; with or without a batch axis."""
+        if not self.active:
+            return dict(data)
+        pred: Tensor = data["pred"].detach()
+        after, facts = unfold(pred.float())
+        linear = torch.from_numpy(data["pair"].network.matrix).to(after)
+        change_mm = torch.einsum("ij,bj...->bi...", linear, (after - pred.float()).reshape(1, len(linear), -1))
+        return {**data, "pred": after, "unfolded": {**facts, "largest_change_mm": float(change_mm.norm(dim=1).max())}}

@@ -15,6 +15,7 @@ from types import ModuleType
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from script_tools import (
     BUNDLE,
     DONE,
@@ -28,6 +29,8 @@ from script_tools import (
     tiny_options,
 )
 
+from shared_components.itk_io import read_field
+from shared_components.metrics import folded_cells
 from shared_components.refine import METHODS
 
 RESULTS = ["affine.tfm", "ddf.nii.gz", "inverse_ddf.nii.gz", "metrics.json", "moved.nii.gz", "run.json"]
@@ -94,8 +97,11 @@ def test_equals_monai_bundle_run(script, place):
     arguments += [f"--weights={place / 'model.pt'}", f"--output_dir={place / 'theirs'}", "--report=False"]
     done = run_python([*arguments, "--device#name=cpu", *(f"--{key}={value}" for key, value in overrides)], ROOT)
     assert done.returncode == 0, done.stderr
-    for name in set(RESULTS) - {"run.json"} | {"transform.json"}:
+    for name in set(RESULTS) - {"run.json"}:
         assert (place / "ours" / name).read_bytes() == (place / "theirs" / name).read_bytes(), name
+    ours, theirs = (json.loads((place / name / "transform.json").read_text()) for name in ("ours", "theirs"))
+    assert ours.pop("options") == {"set": [text.removeprefix("--set=") for text in tiny_options()]}
+    assert theirs.pop("options") is None and ours == theirs
 
 
 def test_runs_as_a_program_from_another_folder_with_relative_paths(place):
@@ -157,6 +163,33 @@ def test_datalist_gives_a_folder_a_pair(script, place, capsys):
     assert "[2/2] back" in capsys.readouterr().out
 
 
+def test_a_list_whose_pairs_would_overwrite_one_another_is_refused(script, place, capsys):
+    pairs = [{"fixed": "a.nii.gz", "moving": "b.nii.gz"}, {"fixed": "b.nii.gz", "moving": "a.nii.gz"}]
+    for name, sentence in (("a_from_b", "'a_from_b' as"), ("../a", "has the name '../a'")):
+        (place / "twice.json").write_text(json.dumps([pairs[0], pairs[1] | {"name": name}]))
+        options = [option for option in command(place, "twice") if not option.startswith(("--fixed", "--moving"))]
+        assert script.main([*options, f"--datalist={place / 'twice.json'}"]) == 2
+        err = capsys.readouterr().err.splitlines()[-1]
+        assert sentence in err and f"{place / 'twice.json'}, pair 2 of 'test'" in err
+        assert not (place / "twice").exists()
+
+
+def test_folds_are_taken_out_if_that_is_asked_for(script, place):
+    """A network of wild weights folds; with --diffeomorphic neither field does, and the numbers tell what it took."""
+    weights = torch.load(place / "model.pt", weights_only=True)
+    generator = torch.Generator().manual_seed(1)
+    last = [name for name in weights if name.startswith("dense") and name.endswith("last.weight")]
+    wild = {name: weights[name] + 3 * torch.randn(weights[name].shape, generator=generator) for name in last}
+    torch.save(weights | wild, place / "wild.pt")
+    for name, more in (("folded", []), ("unfolded", ["--diffeomorphic"])):
+        assert script.main(command(place, name, f"--weights={place / 'wild.pt'}", *more)) in DONE
+        fields = [read_field(place / name / file).voxel_ddf() for file in ("ddf.nii.gz", "inverse_ddf.nii.gz")]
+        assert not any(folded_cells(field).any() for field in fields) if more else folded_cells(fields[0]).any()
+        metrics = json.loads((place / name / "metrics.json").read_text())
+        assert ("diffeomorphic" in metrics) == bool(more)
+    assert metrics["field"]["ndv_percent"] == 0 < metrics["diffeomorphic"]["network_grid"]["largest_change_mm"]
+
+
 def test_options_reach_the_configuration(script, place):
     """``header`` instead of centre of mass changes the result; the report is written unless it is refused."""
     assert script.main(command(place, "mass")) in DONE
@@ -207,7 +240,7 @@ def test_a_method_of_refinement_alone_brings_its_own_number_of_steps(script, pla
         (["--set=chanels=3"], "has no 'chanels' to set; it has .*channels"),
         (["--set=channels"], "not of the form KEY=VALUE"),
         (["--threads=0"], "--threads 0 is not possible"),
-        (["--refine_steps=-1"], "--refine_steps -1 is negative"),
+        (["--refine_steps=-1"], "--refine_steps -1 is not possible"),
         (["--device=gpu"], "device 'gpu' is not known"),
         (["--device=cuda:99"], "device 'cuda:99' is not present"),
         (["--initial_transform=nowhere.tfm"], "initial transform .*nowhere.tfm is neither a file nor"),

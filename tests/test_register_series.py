@@ -18,6 +18,7 @@ from test_series import FIXED, FRAMES, SIZE, cine, picture
 
 from shared_components.geometry import Frame
 from shared_components.itk_io import read_field
+from shared_components.metrics import folded_cells
 from shared_components.transform import carry
 
 TINY = {"size": "[24,24]", "channels": "2"}
@@ -86,6 +87,22 @@ def test_the_numbers_of_a_frame_make_its_field(script, place) -> None:
     found = read_field(place / "numbers" / "ddf" / "frame_0.nii.gz").ddf_mm[..., 0]
     np.testing.assert_allclose(found, np.stack([wanted[0], 0 * wanted[0], wanted[1]]), atol=1e-4)
     assert np.abs(wanted).max() > 0.05
+
+
+def test_a_series_without_folds(script, place, tmp_path) -> None:
+    weights = torch.load(place / "model.pt", weights_only=True)
+    generator = torch.Generator().manual_seed(1)
+    last = [name for name in weights if name.startswith("shape_net.last")]
+    wild = {name: weights[name] + 3 * torch.randn(weights[name].shape, generator=generator) for name in last}
+    torch.save(weights | wild, tmp_path / "wild.pt")
+    options = ["--no_report", f"--weights={tmp_path / 'wild.pt'}", "--steps=12"]
+    for name, more in (("folded", []), ("unfolded", ["--diffeomorphic"])):
+        assert script.main(command(place, name, *options, *more)) == 0
+        ddfs = [read_field(path).ddf_mm[[0, 2], ..., 0] for path in sorted((place / name / "ddf").iterdir())]
+        spacing = np.array([-2.0, -2.0])[:, None, None]  # both axes run against the world
+        assert len(ddfs) == FRAMES and any(folded_cells(ddf / spacing).any() for ddf in ddfs) is not bool(more)
+    told = [line for line in (place / "unfolded" / "metrics.json").read_text().splitlines() if '"frame": 0' in line]
+    assert json.loads(told[0].rstrip(","))["diffeomorphic"]["fixed_grid"]["damping"] <= 1
 
 
 def test_one_frame_at_a_time_gives_the_same(script, place) -> None:

@@ -12,10 +12,9 @@ from pathlib import Path
 from register import PAIR
 
 from shared_components.errors import InputError
+from shared_components.names import check_unique, fault_of_name, folder_name, pair_name
 
 COLUMNS = ("name", *PAIR)
-LONGEST_NAME = 200
-_RESERVED = ("summary.csv", "index.html")
 _SHOWN = 5
 
 
@@ -56,9 +55,8 @@ def read_tasks(path: str | Path, section: str | None = None) -> list[Task]:
         shown = "; ".join(faults[:_SHOWN])
         more = f" (and {len(faults) - _SHOWN} more rows at fault)" if len(faults) > _SHOWN else ""
         raise InputError(f"{shown}{more}; correct the list, nothing was registered")
-    tasks = [Task(folder_name(item), item, where) for where, item in found]
-    _check_unique(tasks)
-    return tasks
+    check_unique((pair_name(item), where) for where, item in found)
+    return [Task(folder_name(pair_name(item)), item, where) for where, item in found]
 
 
 def _from_datalist(path: Path, section: str) -> list[tuple[str, dict]]:
@@ -132,37 +130,8 @@ def _fault(where: str, item: dict) -> str | None:
     broken = [key for key in PAIR if "\0" in (item.get(key) or "")]
     if broken:
         return f"{where} has a path under '{broken[0]}' with a zero byte in it"
-    return _fault_of_name(where, folder_name(item))
-
-
-def _fault_of_name(where: str, name: str) -> str | None:
-    if name.startswith(".") or name in _RESERVED or set(name) & set("/\\") or not name.isprintable():
-        return f"{where} has the name '{name}', which cannot be that of a folder of results"
-    if len(name.encode()) > LONGEST_NAME:
-        return f"{where} has a name of more than {LONGEST_NAME} bytes; give a short one in the column 'name'"
-    return None
-
-
-def folder_name(item: Mapping[str, str]) -> str:
-    """Return the folder of a pair's results, as register.py names it."""
-    name = item.get("name") or f"{_stem(item.get('fixed') or item['image'])}<-{_stem(item['moving'])}"
-    return str(name).replace("<-", "_from_")
-
-
-def _stem(path: str) -> str:
-    name = Path(path).name
-    return name[: -len(".nii.gz")] if name.endswith(".nii.gz") else Path(name).stem
-
-
-def _check_unique(tasks: list[Task]) -> None:
-    seen: dict[str, Task] = {}
-    for task in tasks:
-        before = seen.setdefault(task.name, task)
-        if before is not task:
-            raise InputError(
-                f"{task.where} would write to the folder '{task.name}' as {before.where} does; "
-                "give each pair a 'name' of its own"
-            )
+    fault = fault_of_name(pair_name(item))
+    return f"{where} has {fault}" if fault else None
 
 
 def read_shard(text: str | None) -> tuple[int, int]:

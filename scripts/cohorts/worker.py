@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Job:
         threads: CPU threads of a worker; None gives each its part of what torch would take.
         workers: how many there are.
         verbose: what MONAI says, and tracebacks.
+        asked: options that go into the records of the results, see ``replaying.record``.
     """
 
     root: str
@@ -52,6 +53,7 @@ class Job:
     threads: int | None = None
     workers: int = 1
     verbose: bool = False
+    asked: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -89,10 +91,13 @@ class Worker:
                 warnings.simplefilter("ignore")
             import torch
             from monai.bundle import create_workflow  # noqa: F401  before its loggers can be silenced
+
+            from shared_components.results.records import asked_with
         self._threads = self.job.threads or max(1, torch.get_num_threads() // max(1, self.job.workers))
         torch.set_num_threads(self._threads)
         try:
             self._stack.enter_context(bundle_code(Path(self.job.root)))
+            self._stack.enter_context(asked_with(self.job.asked))
             self._stack.enter_context(quiet(not self.job.verbose))
             self._stack.enter_context(self._notes.listening())
             self.place = self._stack.enter_context(self.ledger.workplace())

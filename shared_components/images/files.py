@@ -50,6 +50,17 @@ def suffix_of(path: str | os.PathLike) -> str:
     return "".join(suffixes[-2:] if double else suffixes[-1:])
 
 
+def stem_of(path: str | os.PathLike) -> str:
+    """Return the name of a file without folder and suffix.
+
+    Example:
+        >>> stem_of("here/a.b.NII.gz"), stem_of("1.2.mha")
+        ('a.b', '1.2')
+    """
+    name = Path(path).name
+    return name[: len(name) - len(suffix_of(path))]
+
+
 def sha256_of(path: str | os.PathLike) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits.
 

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset, DistributedSampler
 
 from ..errors import InputError
+from ..names import check_unique, fault_of_name, pair_name
 
 Item = dict[str, Any]
 _PATH_KEYS = {"image", "label", "fixed", "moving", "ddf", "series"} | {
@@ -255,7 +256,29 @@ def single_collate(items: list[Item]) -> Item:
 
 
 def requested_pairs(datalist: str | None = None, section: str = "test", **paths: str | None) -> list[Item]:
-    """Return what the user asked for: the pairs of a datalist's section, or the one pair named by ``paths``."""
+    """Return what the user asked for: the pairs of a datalist's section, or the one pair named by ``paths``.
+
+    Raises:
+        InputError: the datalist is at fault, or its pairs cannot each have a folder of results of their own.
+    """
     if datalist:
-        return read_datalist(datalist, section)
+        return _with_folders(read_datalist(datalist, section), datalist, section)
     return [{key: value for key, value in paths.items() if value}]
+
+
+def _with_folders(items: list[Item], datalist: str, section: str) -> list[Item]:
+    """Refuse names that are no folder's, and two for the same folder; a pair that lacks an image is told of later."""
+    named = []
+    for number, item in enumerate(items, 1):
+        where = f"datalist {datalist}, pair {number} of '{section}',"
+        if item.get("name") is None and not all(
+            isinstance(path, str) for path in (item.get("fixed") or item.get("image"), item.get("moving"))
+        ):
+            continue
+        name = pair_name(item)
+        fault = fault_of_name(name)
+        if fault:
+            raise InputError(f"{where} has {fault}{'' if ';' in fault else '; give another'}")
+        named.append((name, where))
+    check_unique(named)
+    return items

@@ -16,8 +16,10 @@ from torch import Tensor
 from ..errors import InputError
 from ..geometry import Frame, apply_affine
 from ..images import Image, read_image, read_labels
+from ..images.files import stem_of
 from ..itk_io import read_transform
 from ..monai_label import asked_pair, is_request, tells_client
+from ..names import pair_name
 from ..points import check_points_inside, read_points
 from ..transform import PhysicalField, affine_field, network_ddf
 from .datasets import Item
@@ -34,6 +36,7 @@ class Pair:
         images: "fixed" and "moving".
         labels, masks: by the same keys, integer images on the grid of their image; absent where not given.
         points_mm: (N, D) RAS mm by the same keys.
+        files: the paths of labels, masks and points by role, such as "fixed_label".
         target: the transform fixed mm -> moving mm to be learned, for supervised training; None otherwise.
         initial: (D+1, D+1) world map fixed mm -> moving mm applied before the network.
         network: the grid that the network saw.
@@ -44,6 +47,7 @@ class Pair:
     labels: dict[str, Image] = field(default_factory=dict)
     masks: dict[str, Image] = field(default_factory=dict)
     points_mm: dict[str, np.ndarray] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
     target: PhysicalField | None = None
     initial: np.ndarray | None = None
     network: Frame | None = None
@@ -102,8 +106,7 @@ class LoadPair:
                 f"{item['fixed_points']} has {counts[0]} points and {item['moving_points']} has {counts[1]}; "
                 "landmarks must come in pairs, in the same order"
             )
-        name = str(item.get("name") or f"{_stem(item['fixed'])}<-{_stem(item['moving'])}")
-        return {**item, "pair": pair, "name": name}
+        return {**item, "pair": pair, "name": pair_name(item)}
 
     def _extras(self, pair: Pair, item: Item, side: str) -> None:
         image = pair.images[side]
@@ -112,11 +115,13 @@ class LoadPair:
             if path:
                 found[side] = read_labels(path, f"{side} {kind}", self.ndim)
                 same_grid(found[side], image, f"{side} {kind}")
+                pair.files[f"{side}_{kind}"] = str(path)
         path = item.get(f"{side}_points")
         if path:
             what = f"{side} points"
             pair.points_mm[side] = read_points(path, what, self.ndim, frame=image.frame).points_mm
             check_points_inside(pair.points_mm[side], image.frame, path, what)
+            pair.files[f"{side}_points"] = str(path)
 
     @staticmethod
     def _target(path: str, pair: Pair) -> PhysicalField:
@@ -128,13 +133,8 @@ class LoadPair:
         if item.get("label"):
             loaded["subject_label"] = read_labels(item["label"], "label", self.ndim)
             same_grid(loaded["subject_label"], loaded["subject_image"], "label")
-        loaded["name"] = str(item.get("subject") or _stem(item["image"]))
+        loaded["name"] = str(item.get("subject") or stem_of(item["image"]))
         return loaded
-
-
-def _stem(path: str | Path) -> str:
-    name = Path(path).name
-    return name[: -len(".nii.gz")] if name.endswith(".nii.gz") else Path(name).stem
 
 
 def same_grid(label: Image, image: Image, what: str) -> None:

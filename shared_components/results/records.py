@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 import json
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+import monai
 import numpy as np
+import torch
 
+from .. import __version__
 from ..geometry import Frame, canonical_axes, orientation_codes
 from ..images import sha256_of
+
+_ASKED: ContextVar[dict[str, Any] | None] = ContextVar("options", default=None)
+
+
+@contextmanager
+def asked_with(options: Mapping[str, Any]) -> Iterator[None]:
+    """Have the records made meanwhile tell the options of the command, by which it can be given again.
+
+    Args:
+        options: fit for JSON; nothing that differs between places, such as the folder of a file.
+    """
+    token = _ASKED.set(dict(options))
+    try:
+        yield
+    finally:
+        _ASKED.reset(token)
+
+
+def asked_options() -> dict[str, Any] | None:
+    """Return the options of the command that is running; None where it did not tell."""
+    return _ASKED.get()
 
 
 def describe_frame(frame: Frame) -> dict[str, Any]:
@@ -40,6 +68,27 @@ def bundle_metadata(bundle: str) -> dict[str, Any]:
     """Return configs/metadata.json of a bundle's folder, empty where there is none."""
     metadata = Path(bundle) / "configs" / "metadata.json"
     return json.loads(metadata.read_text()) if bundle and metadata.is_file() else {}
+
+
+def identify_all(files: Iterable[Path]) -> dict[str, str]:
+    """Return {name: sha256} of files, sorted by name."""
+    return {file.name: sha256_of(file) for file in sorted(files)}
+
+
+def device_of(network: Any) -> dict[str, str]:
+    """Return {"device": where the parameters of a network lie}; nothing if there are none."""
+    parameter = next(network.parameters(), None) if isinstance(network, torch.nn.Module) else None
+    return {} if parameter is None else {"device": str(parameter.device)}
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that a result's last digits depend on."""
+    return {
+        "shared_components": __version__,
+        "monai": monai.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def bundle_name(bundle: str) -> str:

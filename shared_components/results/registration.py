@@ -15,6 +15,7 @@ from ..metrics import field_summary, inverse_consistency_error, label_summary, p
 from ..pairs.load import Pair
 from ..similarity import correlation_loss
 from ..transform import PhysicalField, affine_field, carry, carry_values
+from ..unfold import unfold_field
 from ..warp import invert
 
 STAGES = ("header", "initial", "after")
@@ -31,28 +32,48 @@ class Registration:
             where the method has none.
         affine_only: that is the whole result, and ``ddf`` samples it: fields are then exactly affine also where the
             network frame ends.
+        diffeomorphic: both fields are kept free of folds on the grids on which they are written.
     """
 
     pair: Pair
     ddf: Tensor
     affine_world: np.ndarray | None = None
     affine_only: bool = False
+    diffeomorphic: bool = False
     _inverse: tuple[Tensor, float] | None = field(default=None, repr=False)
 
-    @cached_property
+    @property
     def field(self) -> PhysicalField:
         """On the fixed grid, fixed mm -> moving mm: initial transform after network field."""
-        if self.affine_only:
-            return affine_field(self.affine_world, self.pair.fixed.frame)
-        return carry(self.ddf, self.pair.network, self.pair.fixed.frame, after=self.pair.initial)
+        return self._forth[0]
 
-    @cached_property
+    @property
     def inverse_field(self) -> PhysicalField:
         """On the moving grid, moving mm -> fixed mm."""
+        return self._back[0]
+
+    @property
+    def unfolding(self) -> dict[str, dict[str, float]]:
+        """What it took to keep both fields free of folds, see ``unfold_field``; empty if that was not wanted."""
+        return {"fixed_grid": self._forth[1], "moving_grid": self._back[1]} if self.diffeomorphic else {}
+
+    @cached_property
+    def _forth(self) -> tuple[PhysicalField, dict[str, float]]:
+        pair, base = self.pair, self.affine_world if self.affine_only else self.pair.initial
         if self.affine_only:
-            return affine_field(np.linalg.inv(self.affine_world), self.pair.moving.frame)
-        inverse, _ = self._inverted()
-        return carry(inverse, self.pair.network, self.pair.moving.frame, before=np.linalg.inv(self.pair.initial))
+            found = affine_field(base, pair.fixed.frame)
+        else:
+            found = carry(self.ddf, pair.network, pair.fixed.frame, after=base)
+        return unfold_field(found, base) if self.diffeomorphic else (found, {})
+
+    @cached_property
+    def _back(self) -> tuple[PhysicalField, dict[str, float]]:
+        pair, base = self.pair, np.linalg.inv(self.affine_world if self.affine_only else self.pair.initial)
+        if self.affine_only:
+            found = affine_field(base, pair.moving.frame)
+        else:
+            found = carry(self._inverted()[0], pair.network, pair.moving.frame, before=base)
+        return unfold_field(found, base) if self.diffeomorphic else (found, {})
 
     @property
     def inverse_residual_vox(self) -> float:

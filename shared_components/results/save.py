@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import resource
 import shutil
 import sys
@@ -16,19 +15,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import monai
 import torch
 from torch import Tensor
 
-from .. import __version__
 from ..errors import InputError
 from ..images import write_image
 from ..itk_io import write_affine, write_field
+from ..metrics import plain
 from ..monai_label import answered, is_request, model_file, tells_client
+from ..names import folder_name
 from ..pairs.datasets import Item
 from ..report import ReportData, write_report
 from ..verdict import tell
-from .records import bundle_name, describe_frame, identify
+from .records import asked_options, bundle_name, describe_frame, device_of, identify, identify_all, library_versions
 from .registration import Registration, affine_world, as_batch, expected_error, measure
 from .verdict import FALLBACK, AddVerdict
 
@@ -124,7 +123,7 @@ class SaveRegistration:
         """
         pair, request = data["pair"], is_request(data)
         own = self.subfolders or request
-        folder = self.output_dir / data["name"].replace("<-", "_from_") if own else self.output_dir
+        folder = self.output_dir / folder_name(data["name"]) if own else self.output_dir
         result = self.result(data)
         metrics, error_mm = self.measured(result, data)
         records, failed = self.records(result, data), metrics["verdict"]["level"] == "failed"
@@ -134,10 +133,10 @@ class SaveRegistration:
                 self.add_verdict.write_fallback(result, place)
             if error_mm is not None:
                 write_image(place / "uncertainty_mm.nii.gz", error_mm.numpy(), data["pair"].fixed.frame, "float32")
-            kept = json.dumps({**records, **data.get("record", {})}, indent=2)
-            (place / "transform.json").write_text(kept + "\n")
             (place / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-            run = self.run_facts(pair.started)
+            kept = {**records, **data.get("record", {}), "results": identify_all(place.iterdir())}
+            (place / "transform.json").write_text(json.dumps(kept, indent=2) + "\n")
+            run = self.run_facts(pair.started) | device_of(self.network)
             (place / "run.json").write_text(json.dumps(run, indent=2) + "\n")
             if self.report and not request:
                 page = self._report(result, metrics, records, run, data["name"])
@@ -153,7 +152,8 @@ class SaveRegistration:
         """Return the registration of the native images that the data of one pair, with its "pred", stand for."""
         world = self._affine(data)
         whole = world is not None and "refine" not in data and getattr(self.network, "affine_only", False)
-        return Registration(data["pair"], as_batch(data["pred"], data["pair"].network.ndim), world, affine_only=whole)
+        ddf = as_batch(data["pred"], data["pair"].network.ndim)
+        return Registration(data["pair"], ddf, world, whole, diffeomorphic="unfolded" in data)
 
     def measured(self, result: Registration, data: Item) -> tuple[dict[str, Any], Tensor | None]:
         """Return metrics.json and, where it was predicted, the expected error on the fixed grid, (*fixed) mm."""
@@ -162,6 +162,8 @@ class SaveRegistration:
             error_mm, metrics["expected_error_mm"] = expected_error(result, data["uncertainty_mm"])
         if "refine" in data:
             metrics["refine"] = {key: value for key, value in data["refine"].items() if key != "seconds"}
+        if "unfolded" in data:
+            metrics["diffeomorphic"] = plain({"network_grid": data["unfolded"], **result.unfolding})
         return self.add_verdict(metrics, result, data.get("image")), error_mm
 
     def _affine(self, data: Item) -> Any:
@@ -195,6 +197,7 @@ class SaveRegistration:
             "direction": DIRECTION,
             "units": UNITS,
             **{side: describe_frame(image.frame) | identify(image.path) for side, image in sides.items()},
+            "inputs": {role: identify(path) for role, path in sorted(pair.files.items())},
             "network_frame": describe_frame(pair.network),
             **self.of_pair(result),
             **self.origin(data),
@@ -210,16 +213,12 @@ class SaveRegistration:
         }
 
     def origin(self, data: Item) -> dict[str, Any]:
-        """Return what a result was made with: sha256 of the weights, versions."""
+        """Return what a result was made with: options, sha256 of the weights, versions."""
         weights = model_file(data, self.weights) if self.weights and is_request(data) else self.weights
         return {
+            "options": asked_options(),
             "weights": identify(weights) if weights and Path(weights).is_file() else None,
-            "versions": {
-                "shared_components": __version__,
-                "monai": monai.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": library_versions(),
         }
 
     @staticmethod

@@ -93,7 +93,7 @@ class SaveSeries:
         for transform in self.transforms:
             item = transform(item)
         if number == self.frames.fixed:  # it stays where it is, whatever a network makes of twice the same image
-            item = {key: value for key, value in item.items() if key not in ("record", "refine")}
+            item = {key: value for key, value in item.items() if key not in ("record", "refine", "unfolded")}
             item |= {name: torch.zeros_like(item[name]) for name in ("pred", "uncertainty_mm") if name in item}
             item["pair"].initial = np.eye(3)
         result = self._result(number, item)

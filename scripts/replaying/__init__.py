@@ -1,0 +1,1 @@
+"""Runs that are repeated from their record, for register.py --replay."""
