@@ -91,13 +91,14 @@ def test_the_numbers_of_a_frame_make_its_field(script, place) -> None:
 
 def test_a_series_without_folds(script, place, tmp_path) -> None:
     weights = torch.load(place / "model.pt", weights_only=True)
-    generator = torch.Generator().manual_seed(1)
-    last = [name for name in weights if name.startswith("shape_net.last")]
-    wild = {name: weights[name] + 3 * torch.randn(weights[name].shape, generator=generator) for name in last}
+    wild = {  # narrow bumps that move by half the image
+        "shape_net.last.weight": torch.zeros_like(weights["shape_net.last.weight"]),
+        "shape_net.last.bias": torch.tensor([-1.0, -1.0, 0.5, 0.5, 0.0]),
+    }
     torch.save(weights | wild, tmp_path / "wild.pt")
     options = ["--no_report", f"--weights={tmp_path / 'wild.pt'}", "--steps=12"]
     for name, more in (("folded", []), ("unfolded", ["--diffeomorphic"])):
-        assert script.main(command(place, name, *options, *more)) == 0
+        assert script.main(command(place, name, *options, *more)) in DONE
         ddfs = [read_field(path).ddf_mm[[0, 2], ..., 0] for path in sorted((place / name / "ddf").iterdir())]
         spacing = np.array([-2.0, -2.0])[:, None, None]  # both axes run against the world
         assert len(ddfs) == FRAMES and any(folded_cells(ddf / spacing).any() for ddf in ddfs) is not bool(more)

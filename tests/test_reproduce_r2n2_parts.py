@@ -183,6 +183,7 @@ PARTS = {
     "whole": numbers([2.0 + 0.01 * k for k in range(12)]),
     "no_state": numbers([2.5 + 0.02 * k for k in range(12)]),
     "no_certainty": numbers([2.1 + 0.02 * k for k in range(12)]),
+    "paper_init": numbers([3.0 + 0.02 * k for k in range(12)]),
 }
 
 
@@ -191,7 +192,7 @@ def verdicts(table1: Mapping[str, Any], parts: Mapping[str, Any]) -> list[bool]:
 
 
 def test_good_numbers_show_all_relations() -> None:
-    assert verdicts(GOOD, PARTS) == [True] * 10
+    assert verdicts(GOOD, PARTS) == [True] * 11
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ def test_each_relation_can_fail(index: int, change: dict[str, Any]) -> None:
 
 
 def test_parts_that_do_not_matter_and_what_was_not_measured_do_not_show() -> None:
-    assert verdicts(GOOD, PARTS | {"no_state": PARTS["whole"]})[8:] == [False, True]
-    assert verdicts({}, {}) == [False] * 10
+    assert verdicts(GOOD, PARTS | {"no_state": PARTS["whole"]})[8:] == [False, True, True]
+    assert verdicts({}, {}) == [False] * 11
     told = [one["found"] for one in judge({}, {})]
-    assert told == ["not measured"] * 10
+    assert told == ["not measured"] * 11
