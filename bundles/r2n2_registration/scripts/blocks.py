@@ -132,8 +132,8 @@ def weighted_position(positions: Sequence[Tensor], certainties: Sequence[Tensor]
 def begin_with_difference(stem: nn.Module, units: Iterable[GR2U], gain: float = 5.0, residual: float = 0.1) -> None:
     """Begin with features of moved minus fixed, and with blocks that hand them on. Ours, not the paper's.
 
-    Some thirty layers of tanh lie between two images, nearly alike, and the bump. With the paper's first weights the
-    small difference drowns in them, and nothing is learned for long. Names and shapes stay as they are.
+    Some thirty layers of tanh lie between two images, nearly alike, and the bump; from the paper's first weights it
+    takes longer until the small difference comes through them. Names and shapes stay as they are.
 
     Args:
         stem: the first convolution; inputs are fixed, moved, coordinates. Every second kernel is turned.
