@@ -30,6 +30,7 @@ from .pair_rows import TestPairs
 from .r2n2_runs import ABLATION, ABLATION_EPOCHS, PHASES, check_settings, known_facts, recipes, train_missing
 from .r2n2_sets import Plan, test_pairs, training_set
 from .r2n2_tables import report
+from .reports import add_report_arguments
 from .runs import Recipe
 
 PARTS = ("table1", "ablation")
@@ -55,10 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer_pairs", type=int, default=32, help="the first so many; default: %(default)s")
     parser.add_argument("--again", action="store_true", help="measure anew; networks and tools are kept")
     parser.add_argument("--trained_only", action="store_true", help="report on what has been trained so far")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: %(default)s")
-    parser.add_argument("--device", default="cpu", help="cpu (default), auto or cuda:0, of training")
-    parser.add_argument("--json", metavar="FILE", help="write all numbers here")
-    parser.add_argument("--markdown", metavar="FILE", help="write the report here")
+    add_report_arguments(parser, "cpu (default), auto or cuda:0, of training")
     parser.add_argument("--figures", metavar="FOLDER", help="write the figures here")
     parser.add_argument("--real", action="store_true", help="with --figures: real images, by the shipped weights")
 

@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from shared_components.images.files import atomic_path
-
 from . import r2n2_paper as paper
-from .meta_affine_tables import rounded
 from .pair_statistics import signed_rank
 from .r2n2_methods import METHODS, PEERS
 from .r2n2_relations import LEVEL, judge
 from .r2n2_runs import ABLATION
-from .runs import write_json
+from .reports import environment, publish, rounded
 from .tables import claims_table, claims_verdict, number, p_value, real_table, table
-from .vtn_tables import environment
 
 Content = Mapping[str, Any]
 
 
 def report(content: Content, options: argparse.Namespace) -> None:
-    """Print tables and verdicts; write JSON and Markdown if asked for."""
+    """Judge the relations, and publish tables and verdicts."""
     theirs = {"slices": paper.SLICES, "means": paper.MEANS, "seconds": paper.SECONDS, "parameters": paper.PARAMETERS}
     more = {"environment": environment(options), "relations": judge(content["table1"], content["ablation"])}
     content = rounded({**content, **more, "paper": theirs})
-    text = markdown(content)
-    print("\n" + text)
-    if options.json:
-        write_json(Path(options.json), content)
-    if options.markdown:
-        with atomic_path(options.markdown) as temporary:
-            temporary.write_text(text)
+    publish(content, markdown(content), options)
 
 
 def markdown(content: Content) -> str:
@@ -126,9 +115,8 @@ def _methods(results: Content, machine: Content) -> str:
         numbers = results[method]
         cells = [number(fmean(numbers["tre_mm"]), 2), number(max(numbers["tre_mm"]), 2)]
         cells += [number(max(numbers["worst_mm"]), 1)]
-        for other in ("r2n2",):
-            p = signed_rank(results[other], numbers, "tre_mm") if other in results and method != other else None
-            cells.append(p_value(p))
+        rival = "r2n2" in results and method != "r2n2"
+        cells.append(p_value(signed_rank(results["r2n2"], numbers, "tre_mm") if rival else None))
         folds = [number(which(numbers["folds_percent"]), 3) for which in (fmean, max)]
         times = [number(median(numbers[key]) if numbers.get(key) else None, 3) for key in ("seconds", "cpu_seconds")]
         size = str(numbers.get("parameters", "–"))
@@ -187,13 +175,8 @@ def _ablation(content: Content) -> str:
     for name, title in ABLATION.items():
         if name in found:
             numbers, facts = found[name], content["networks"].get(name, {})
-            p = (
-                None
-                if name == "whole"
-                else signed_rank(found["whole"], numbers, "tre_mm")
-                if "whole" in found
-                else None
-            )
+            rival = "whole" in found and name != "whole"
+            p = signed_rank(found["whole"], numbers, "tre_mm") if rival else None
             cells = [number(fmean(numbers["tre_mm"]), 3), number(max(numbers["tre_mm"]), 2), p_value(p)]
             cells += [number(facts.get("validation_mse"), 4), str(facts.get("epochs", "–"))]
             rows.append([title, *cells, str(facts.get("parameters", "–"))])

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...images import atomic_path, sha256_of, write_image
+from ..settings import keep_settings
 from .patient import MODALITIES, SIZE, SPACING_MM, abdomen_patient
 from .real import Layout, read_layout
 
@@ -52,7 +53,7 @@ def write_abdomen(
     path = Path(folder)
     digest = None if layout is None else sha256_of(layout)
     settings = {"count": count, "seed": seed, "spacing_mm": spacing_mm, "size": list(size), "layout": digest}
-    _check_settings(path / "settings.json", settings)
+    keep_settings(path, settings, "patients")
     sections: dict[str, list[dict[str, Any]]] = {"training": [], "validation": [], "test": []}
     tests = count // 4
     for kind, modality in enumerate(MODALITIES):
@@ -78,17 +79,3 @@ def _write_patient(
         write_image(folder / item["label"], patient.labels, patient.frame)
         write_image(folder / item["image"], patient.image, patient.frame, np.int16)
     return {**item, "subject": name, "modality": modality}
-
-
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Write the settings of a new folder, or refuse those that differ from what its patients were made with."""
-    if not path.is_file():
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(settings) + "\n")
-        return
-    try:
-        before = json.loads(path.read_text())
-    except (OSError, ValueError):
-        before = None
-    if before != settings:
-        raise InputError(f"{path.parent} holds patients made with other settings ({path}); choose another folder")

@@ -16,8 +16,10 @@ from torch import Tensor
 from ...errors import InputError
 from ...geometry import Frame
 from ...images import atomic_path, nifti_of, write_nifti
+from ...images.files import stem_of
 from ...images.volumes import mean_frame, read_volumes
 from ...transform import PhysicalField
+from ..settings import keep_settings
 from .breath import draw_breath
 from .folder import RealSlice, find_scans, read_slices
 from .motion import Motion
@@ -103,13 +105,10 @@ def make_breathing_set(
     scans = {} if real is None else find_scans(real)
     given = {"slices": slices, "frames": frames, "seed": seed, "size": list(shape), "subjects": subjects}
     given |= {"sections": list(sections)} if set(sections) != set(SECTIONS) else {}
-    _check_settings(path / "settings.json", {**given, "real": sorted(scans)})
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in SECTIONS}
-    few = max(1, round(subjects * 4 / 42))
+    keep_settings(path, {**given, "real": sorted(scans)}, "series")
     planes = [("coronal", "sagittal")[k % 2] for k in range(slices)]
-    for number in range(subjects):
-        left = subjects - 1 - number
-        section = "test" if left < few else "validation" if left < 2 * few else "training"
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in SECTIONS}
+    for number, section in enumerate(_sections(subjects)):
         for k, plane in enumerate(planes if section in sections else ()):
             name = f"subject{number + 1:02d}_{k + 1}"
             found[section].append(_written(path, name, [seed, 0, number, k], frames, shape, plane))
@@ -122,6 +121,12 @@ def make_breathing_set(
     with atomic_path(datalist) as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n")
     return str(datalist)
+
+
+def _sections(subjects: int) -> list[str]:
+    """Return the section of every procedural subject: the last for test, those before for validation."""
+    few = max(1, round(subjects * 4 / 42))
+    return ["training"] * (subjects - 2 * few) + ["validation"] * few + ["test"] * few
 
 
 def _written(
@@ -197,19 +202,4 @@ def true_fields(item: Mapping[str, Any]) -> Callable[[int, int], PhysicalField]:
 
 
 def _truth_of(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + "_truth.json")
-
-
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Write the settings of a new folder, or refuse those that differ from what its series were made with."""
-    if not path.is_file():
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(settings) + "\n")
-        return
-    try:
-        before = json.loads(path.read_text())
-    except (OSError, ValueError):
-        before = None
-    if before != settings:
-        raise InputError(f"{path.parent} holds series made with other settings ({path}); choose another folder")
+    return Path(path).with_name(stem_of(path) + "_truth.json")
