@@ -33,6 +33,7 @@ TARGETS: dict[str, dict[str, float]] = {
     "vtn_registration": {"paper": 2.5, "paper_cuda": 0.030, "shipped": 1.5, "command": 6.0},
     "suits_registration": {"paper": 2.5, "paper_cuda": 0.4},
     "avsm_registration": {"paper": 2.5, "paper_cuda": 0.060, "paper_between": 0.2},
+    "r2n2_registration": {"paper": 2.5, "paper_cuda": 0.040},
 }
 COLUMNS = {
     "name": ("", ""),

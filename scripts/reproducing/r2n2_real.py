@@ -17,7 +17,7 @@ from shared_components.images.volumes import read_volumes
 
 from .real_cases import BEFORE, Case, show_cases
 
-STATES = {"before": BEFORE, "after": ()}
+STATES = {"before": BEFORE, "after": (), "refined by B-splines": ("--refine", "bspline")}
 ABDOMEN_FRAMES, ABDOMEN_AT, HEART_AT = (0, 1), 0.5, 0.5  # frames, and parts of the third axis
 
 
