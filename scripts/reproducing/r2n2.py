@@ -85,7 +85,8 @@ def reproduce(options: argparse.Namespace, settings: Mapping[str, Any], command:
         content["ablation"] = _ablation(options, known, folder, pairs)
     if options.figures:
         content["real"] = _figures(options, known["r2n2"], folder, pairs, content)
-    starts = {"pretrain": {}, "r2n2": {"start_weights": "pretrain/model.pt"}}
+    starts = {} if options.shipped else {"pretrain": {}, "r2n2": {"start_weights": "pretrain/model.pt"}}
+    starts |= {"whole": {}} if "ablation" in options.parts else {}
     shown = [known[name].command(**more) for name, more in starts.items()]
     keys = ("shipped", "bspline_pairs", "peer_pairs", "ablation_epochs")
     made = {"settings": dict(settings), "command": command, "each_run": shown}
@@ -161,7 +162,8 @@ def _ablation(
         if weights.is_file():
             version = _version(known[name], weights)
             methods.measure(pairs, name, _maker(known[name], weights), options.again, version)
-            found[name] = methods.read_numbers(pairs, name, version)
+            numbers = methods.read_numbers(pairs, name, version)
+            found[name] = {key: value for key, value in numbers.items() if key not in methods.OF_BUMPS}
     return found
 
 

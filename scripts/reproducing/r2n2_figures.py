@@ -88,8 +88,9 @@ def draw_course(table1: Mapping[str, Any], ablation: Mapping[str, Any], path: Pa
     for method, style in (("identity", ":"), ("bspline", "--")):
         if method in table1:
             left.axhline(np.mean(table1[method]["tre_mm"]), color="tab:gray", linestyle=style, label=method)
-    for name, one in ablation.items():
-        left.plot(np.array(one["steps_mm"]).mean(0), linewidth=0.9, label=f"small, {ABLATION[name]}")
+    for (name, one), colour in zip(ablation.items(), ("blue", "orange", "green", "purple"), strict=False):
+        course = np.array(one["steps_mm"]).mean(0)
+        left.plot(course, linewidth=0.9, color=f"tab:{colour}", label=f"small, {ABLATION[name]}")
     left.set(xlabel="steps", ylabel="landmarks [mm]", ylim=(0, None))
     for axis, keys in ((middle, ("widths_mm", "lengths_mm")), (right, ("motions",))):
         for key, colour in zip(keys, ("tab:blue", "tab:orange"), strict=False):
@@ -100,11 +101,11 @@ def draw_course(table1: Mapping[str, Any], ablation: Mapping[str, Any], path: Pa
             axis.fill_between(at, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
         axis.set(xlabel="step", ylim=(0, None))
     middle.set_ylabel("bump [mm], mean ± ½ std")
-    right.set_ylabel("motion at the bump's centre / largest motion")
+    right.set_ylabel("motion there / largest motion")
     for axis in (left, middle, right):
         axis.axvline(steps, color="black", linewidth=0.6)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=7)
     return _save(figure, path)
 
 

@@ -30,6 +30,7 @@ METHODS = {  # in the results -> in the tables
     "r2n2": "R2N2",
 }
 PEERS = ("elastix", "greedy_2d")
+OF_BUMPS = ("widths_mm", "lengths_mm", "motions")
 BEYOND = 2  # times the steps of training, for the error over t
 BSPLINE = BsplineSettings()
 
@@ -174,7 +175,7 @@ def read_numbers(pairs: TestPairs, method: str, version: str = "") -> dict[str, 
     if not rows:
         return None
     keys = ("tre_mm", "worst_mm", "folds_percent", "seconds", "cpu_seconds")
-    keys += ("steps_mm", "widths_mm", "lengths_mm", "motions")
+    keys += ("steps_mm", *OF_BUMPS)
     found: dict[str, Any] = {"pairs": [row["pair"] for row in rows], "slices": [row["slice"] for row in rows]}
     found |= {key: [row[key] for row in rows] for key in keys if key in rows[0]}
     found |= {key: rows[0][key] for key in ("parameters", "tool") if key in rows[0]}
