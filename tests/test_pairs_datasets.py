@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shared_components.errors import InputError
-from shared_components.pairs import PairDataset, PairSampler, pair_collate, single_collate
+from shared_components.pairs import PairDataset, PairSampler, ValidationSampler, pair_collate, single_collate
 
 
 class Load:
@@ -171,6 +171,13 @@ def test_without_ranks_and_shuffling_the_order_is_kept() -> None:
     sampler = PairSampler(PairDataset(subjects(3), Load()), shuffle=False)
     sampler.set_epoch(2)
     assert list(sampler) == list(range(12, 18))
+
+
+def test_pairs_to_validate_on_are_dealt_out_once_and_each_rank_needs_one() -> None:
+    dataset = PairDataset(subjects(3), Load(), length=3)
+    assert [list(ValidationSampler(dataset, 2, rank)) for rank in range(2)] == [[0, 2], [1]]
+    with pytest.raises(InputError, match="pairs to validate on, 3, is too small for 4 processes: each needs one"):
+        ValidationSampler(dataset, 4, 0)
 
 
 def test_a_loader_yields_the_same_batches_for_any_number_of_workers() -> None:

@@ -33,6 +33,7 @@ BREAKS: dict[str, tuple[Change, str, str]] = {
     "no multi-GPU config": (remove("configs/multi_gpu_train.json"), "files", "configs/multi_gpu_train.json is missing"),
     "a note": (write("notes.txt", "x"), "files", "notes.txt belongs to no release"),
     "a checkpoint": (write("models/last.ckpt", "x"), "files", "models/last.ckpt belongs to no release"),
+    "a notebook": (write("scripts/try.ipynb", "x"), "files", "scripts/try.ipynb belongs to no release"),
     "large file": (lambda bundle: (bundle / "docs" / "x.png").write_bytes(bytes(25_000_001)), "sizes", "25.0 MB"),
     "no task": (configure("metadata", "task", None), "metadata", "'task' is missing"),
     "no name": (configure("metadata", "name", None), "metadata", "'name' is missing"),
@@ -42,6 +43,16 @@ BREAKS: dict[str, tuple[Change, str, str]] = {
     "authors in a list": (configure("metadata", "authors", ["a"]), "metadata", "'authors' is not a string"),
     "no word on ONNX": (configure("metadata", "exports/onnx", None), "exports", "whether onnx is supported"),
     "other grid": (configure("metadata", SHAPE, [80, 80, 80]), "one image", "'size' of inference.json differ"),
+    "second output": (
+        configure("metadata", "network_data_format/outputs/second", 1),
+        "one image",
+        "not from one 'image' to one 'pred'",
+    ),
+    "undescribed channel": (
+        configure("metadata", "network_data_format/outputs/pred/channel_def/2", None),
+        "one image",
+        "one described channel a dimension",
+    ),
     "channels swapped": (
         configure("metadata", "network_data_format/inputs/image/channel_def", {"0": "moving", "1": "fixed"}),
         "one image",
@@ -57,9 +68,14 @@ BREAKS: dict[str, tuple[Change, str, str]] = {
         "readme",
         "section 'Tags' is empty",
     ),
-    "nothing on TensorRT": (replace("docs/README.md", "TensorRT", "it"), "readme", "says nothing of TensorRT"),
+    **{
+        f"nothing on {word}": (replace("docs/README.md", word, "it"), "readme", f"says nothing of {word}")
+        for word in ("TorchScript", "ONNX", "TensorRT", "GPU memory", "data_license.txt")
+    },
     "place on a machine": (configure("train", "dataset_dir", "/home/me/data"), "paths", "train.json names a place"),
     "place in an expression": (configure("inference", "output_dir", "$'/work/x'"), "paths", "'/work/x'"),
+    "place at home": (configure("train", "output_dir", "~/runs"), "paths", "train.json names a place"),
+    "place on Windows": (configure("inference", "weights", "C:\\model.pt"), "paths", "inference.json names a place"),
     "no inferer": (configure("inference", "inferer", None), "ids", "inference.json has no 'inferer'"),
     "no moving image in MONAI Label": (
         configure("inference", "displayable_configs", None),

@@ -87,7 +87,7 @@ def readme(bundle: Path) -> list[str]:
     sections = dict(zip(pieces[1::2], pieces[2::2], strict=True))
     found = [f"docs/README.md has no section '{name}'" for name in SECTIONS if name not in sections]
     found += [f"section '{name}' is empty" for name in SECTIONS if name in sections and not sections[name].strip()]
-    words = ("TorchScript", "TensorRT", "data_license.txt")
+    words = ("TorchScript", "ONNX", "TensorRT", "GPU memory", "data_license.txt")
     return found + [f"docs/README.md says nothing of {word}" for word in words if word not in text]
 
 

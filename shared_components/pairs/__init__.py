@@ -3,7 +3,6 @@
 from .augment import AugmentPair, DrawSeed
 from .datasets import (
     PairDataset,
-    PairSampler,
     find_subjects,
     pair_collate,
     read_datalist,
@@ -11,6 +10,7 @@ from .datasets import (
     single_collate,
 )
 from .load import FramePair, LoadPair, Pair, make_preprocessing
+from .samplers import PairSampler, ValidationSampler
 from .series import SeriesPairs, find_series, mean_frame, read_series
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "PairDataset",
     "PairSampler",
     "SeriesPairs",
+    "ValidationSampler",
     "find_series",
     "find_subjects",
     "make_preprocessing",

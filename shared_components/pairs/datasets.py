@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import Dataset
 
 from ..errors import InputError
 from ..names import check_unique, fault_of_name, pair_name
@@ -212,26 +212,6 @@ class PairDataset(Dataset):
         if "label" in a and "label" in b:
             item |= {"fixed_label": a["label"], "moving_label": b["label"]}
         return item
-
-
-class PairSampler(DistributedSampler):
-    """Give each rank its share of an epoch's indices; the epoch is part of the index (see ``PairDataset``).
-
-    MONAI's engines call ``set_epoch`` (from 1 on) because this is a DistributedSampler.
-    """
-
-    def __init__(
-        self, dataset: PairDataset, shuffle: bool = True, num_replicas: int | None = None, rank: int | None = None
-    ) -> None:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if not distributed:
-            num_replicas, rank = num_replicas or 1, rank or 0
-        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=dataset.seed)
-
-    def __iter__(self) -> Iterator[int]:
-        """Yield indices ``epoch * len(dataset) + i``."""
-        offset = self.epoch * len(self.dataset)
-        return iter([offset + index for index in super().__iter__()])
 
 
 def pair_collate(items: list[Item]) -> Item:

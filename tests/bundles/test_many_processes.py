@@ -32,14 +32,15 @@ def options(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return knobs | {"datalist": str(datalist), "backend": "gloo"}
 
 
-def torchrun(bundle: Path, folder: Path, options: dict[str, Any], **entry: Any) -> None:
-    """Train in ``folder`` with two processes; batch_size and steps are those of one of them."""
+def torchrun(bundle: Path, folder: Path, options: dict[str, Any], **entry: Any) -> str:
+    """Train in ``folder`` with two processes; batch_size and steps are those of one of them. Return stderr."""
     plan = folder.with_name(f"{folder.name}.json")
     configs = ["train", "multi_gpu_train"]
     plan.write_text(json.dumps([{"configs": configs, "options": {**options, "output_dir": str(folder)}, **entry}]))
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", DRIVER, bundle, plan]
     done = run_python(command, cwd=folder.parent)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert (done.returncode == 0) == (not entry.get("fails")), done.stderr[-3000:]
+    return done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +82,10 @@ def test_both_go_on_where_they_stopped(bundle, options, trained):
     assert resumed["trainer"]["iteration"] == STEPS * EPOCHS
     for key, value in whole["model"].items():
         torch.testing.assert_close(resumed["model"][key], value, atol=1e-6, rtol=0, msg=key)
+
+
+@pytest.mark.nightly
+def test_too_few_pairs_to_validate_on_are_told_before_training(bundle, options, tmp_path):
+    told = torchrun(bundle, tmp_path / "few", {**options, "validate#dataset#length": 1}, fails=True)
+    assert "error: the number of pairs to validate on, 1, is too small for 2 processes" in told
+    assert not (tmp_path / "few" / "checkpoint.pt").exists()

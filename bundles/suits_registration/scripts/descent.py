@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_components.solvers import Method, find_method, gauss_newton_step
+from shared_components.solvers.axes import kept
 
 UPSAMPLING = ("box", "spline")
 EXPORT_ITERATIONS = 12
@@ -87,7 +87,7 @@ def dense(ddf: Tensor, factor: int, shape: Sequence[int], upsampling: str = "box
     return factor * ddf.contiguous()
 
 
-@lru_cache(maxsize=64)
+@kept(64)
 def upsampling_weights(length: int, factor: int, upsampling: str) -> Tensor:
     """Return the weights (length, ceil(length / factor)) of control points along an axis, float64; rows sum to 1."""
     cells = -(-length // factor)
