@@ -114,13 +114,15 @@ def _check_links(paths: Sequence[str]) -> None:
     for here, there in itertools.pairwise(paths):
         try:
             outer, inner = (json.loads((Path(path) / "transform.json").read_text()) for path in (here, there))
-            moving, fixed = outer["moving"], inner["fixed"]
-        except (OSError, ValueError, KeyError):  # a file, or made by another program: nothing to compare
+            (moving, one), (fixed, other) = (
+                (image["file"], image["sha256"]) for image in (outer["moving"], inner["fixed"])
+            )
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # a file, or made by another program
             continue
-        if moving["sha256"] != fixed["sha256"]:
+        if one != other:
             print(
-                f"note: the moving image of {here} ({moving['file']}) is not the fixed image of {there} "
-                f"({fixed['file']}); check the order of --transform",
+                f"note: the moving image of {here} ({moving}) is not the fixed image of {there} ({fixed}); "
+                "check the order of --transform",
                 file=sys.stderr,
             )
 

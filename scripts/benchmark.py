@@ -7,6 +7,7 @@ examples:
   benchmark.py solver
   benchmark.py robustness --data DATA --peer_python PEERS/bin/python --cases 40 --json out.json
   benchmark.py throughput --bundle meta_affine --peer_python PEERS/bin/python
+  benchmark.py batches --batch 4 --threads 1
   benchmark.py results docs/results --output docs/results.md
 
 Classical tools are optional: pip install antspyx picsl-greedy itk-elastix, here or in an environment of their own
@@ -24,6 +25,7 @@ from typing import Any
 import fire
 from benchmarking import results as pages
 from benchmarking.accuracy import accuracy
+from benchmarking.batches import batches
 from benchmarking.memory import memory
 from benchmarking.robustness import robustness
 from benchmarking.solver import solver
@@ -57,7 +59,7 @@ def silent(command: Callable[..., Any]) -> Callable[..., None]:
     return run
 
 
-MEASURED = (accuracy, speed, memory, solver, robustness, throughput)
+MEASURED = (accuracy, speed, memory, solver, robustness, throughput, batches)
 COMMANDS = {command.__name__: silent(command) for command in (*MEASURED, results)}
 
 if __name__ == "__main__":

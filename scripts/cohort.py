@@ -49,6 +49,13 @@ def arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, ar
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes; default: 1. 0: none beside this one"
     )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        metavar="N",
+        help="pairs that go through the network at once; for GPUs; default: 1",
+    )
     parser.add_argument("--shard", metavar="I/N", help="register only every N-th pair from the I-th on, I from 1 to N")
     if argv and argv[0].startswith("-") and not {"-h", "--help"} & set(argv):
         parser.error("the list of pairs comes first: cohort.py pairs.csv --bundle NAME --output_dir OUT ...")
@@ -76,11 +83,13 @@ def make_job(own: argparse.Namespace, how: argparse.Namespace) -> Job:
     chosen = register.overrides(how, config)
     if own.workers < 0:
         raise InputError(f"--workers {own.workers} is not possible; give 0 or more")
+    if own.batch < 1:
+        raise InputError(f"--batch {own.batch} is not possible; give 1 or more")
     recipe = make_recipe(how, root, files, chosen)
     output_dir = str(Path(own.output_dir).expanduser().absolute())
-    names = tuple(map(str, files))
+    names, workers = tuple(map(str, files)), max(1, own.workers)
     asked = recorded_options(how)
-    return Job(str(root), names, chosen, output_dir, recipe, how.threads, max(1, own.workers), how.verbose, asked)
+    return Job(str(root), names, chosen, output_dir, recipe, how.threads, workers, own.batch, how.verbose, asked)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,6 +15,7 @@ from monai.engines import Trainer
 from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
+from .checkpoints import read_tensors
 from .errors import InputError, find_input_error
 from .pairs.datasets import Item
 from .release import check_bundle_code, check_release
@@ -165,7 +166,7 @@ def load_weights(network: nn.Module, path: str | Path | None, required: bool = T
         whether weights were loaded.
 
     Raises:
-        InputError: missing file, not a state dict, or of another network.
+        InputError: missing file, not a state dict, not the one that was released, or of another network.
     """
     if path is None:
         return False
@@ -174,13 +175,7 @@ def load_weights(network: nn.Module, path: str | Path | None, required: bool = T
         if not required:
             return False
         raise InputError(f"weights {path} are missing; download the bundle's model.pt or train with configs/train.json")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen types for a broken or hostile file
-        reason = str(error).splitlines()[0][:120]
-        raise InputError(
-            f"weights {path} cannot be read as a plain state dict ({reason}); get the file again"
-        ) from None
+    state = read_tensors(path)
     try:
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError):

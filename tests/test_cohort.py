@@ -32,6 +32,7 @@ def table(folder: Path, text: str, name: str = "pairs.csv") -> Path:
     (["--bundle=tvn"], "there is no bundle 'tvn'"),
     (["--shard=5"], "--shard 5 is not possible"),
     (["--workers=-1"], "--workers -1 is not possible"),
+    (["--batch=0"], "--batch 0 is not possible; give 1 or more"),
     (["--fixed=a.nii"], "--datalist and --fixed exclude each other; write the files of all pairs into the list"),
     (["--set=chanels=3"], "has no 'chanels' to set"),
     (["--section=x"], "--section x is for datalists"),
@@ -72,7 +73,9 @@ def test_the_recipe_tells_what_changed(tmp_path: Path) -> None:
         return cohort.make_job(*cohort.arguments([*base, *more])).recipe
 
     known = made()
-    assert recipe.difference(known, made("--device=cpu", "--threads=3", "--workers=2", "--shard=1/2")) is None
+    assert (
+        recipe.difference(known, made("--device=cpu", "--threads=3", "--workers=2", "--batch=4", "--shard=1/2")) is None
+    )
     assert recipe.difference(known, made("--refine_steps=3")) == "other options (refine_steps)"
     assert recipe.difference(made("--set=channels=2"), made("--set=levels=2")) == "other options (channels, levels)"
     (tmp_path / "w.pt").write_bytes(b"x")
@@ -266,7 +269,8 @@ def test_a_terminal_sees_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         shown.add(row)
     shown.close()
     last = stream.getvalue().split("\r")[-1]
-    assert "2/2" in last and "failed=1" in last and "failed bad: moving image" in stream.getvalue()
+    assert re.search(r"2/2 \[\d\d:\d\d<\d\d:\d\d", last), "done, and how long is left"
+    assert "failed=1" in last and "failed bad: moving image" in stream.getvalue()
 
 
 def test_faults_are_sorted_by_what_to_do_about_them() -> None:

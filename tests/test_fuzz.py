@@ -26,6 +26,19 @@ def test_spoilt_files_are_read_or_refused_in_a_sentence(tmp_path: Path) -> None:
     assert found["slowest_seconds"] < 60 and found["peak_gb"] < 4
 
 
+@pytest.mark.parametrize(
+    ("count", "seed"), [pytest.param(40, 1, marks=pytest.mark.slow), pytest.param(500, 3, marks=pytest.mark.nightly)]
+)
+def test_commands_with_spoilt_files_end_with_results_or_a_sentence(tmp_path: Path, count: int, seed: int) -> None:
+    """Whole commands: register.py (pairs, lists, series, --replay), apply_transform.py, cohort.py."""
+    done = run_python([Path(__file__).with_name("fuzz_commands.py"), tmp_path, count, seed], cwd=tmp_path)
+    assert done.returncode == 0, f"crashed or hung: {done.stderr[-2000:]}"
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["faults"] == []
+    assert sum(found["told"].values()) == count and found["told"]["refused"] > count / 3 and found["told"]["done"] > 2
+    assert found["slowest_seconds"] < 60 and found["peak_gb"] < 4
+
+
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize(
     ("size", "sentence"),

@@ -11,10 +11,14 @@ from pathlib import Path
 from zipfile import ZIP_STORED, ZipFile
 
 import pytest
+import torch
 from script_tools import load_script
 from sharing.archive import GUARD, package
+from sharing.checks import release
+from sharing.contents import strangers
 from sharing_case import NAME, ROOT, copy_bundle, small_library
 
+from shared_components.engines import load_weights
 from shared_components.errors import InputError
 from shared_components.release import content_hash
 
@@ -58,6 +62,17 @@ def test_library_in_the_zip_is_the_repositorys_to_the_byte(bundle, tmp_path):
     assert content_hash(root / "shared_components") == content_hash(LIBRARY)
     record = json.loads((root / "shared_components" / "release.json").read_text())
     assert record == {"version": "0.1.0", "sha256": content_hash(LIBRARY)}
+
+
+def test_sums_in_the_zip_are_those_of_the_weights_and_are_checked(bundle, tmp_path):
+    root = unzip(package(bundle, tmp_path), tmp_path / "there")
+    told = (root / "models" / "SHA256SUMS").read_text()
+    assert told == f"{hashlib.sha256(b'weights').hexdigest()}  model.pt\n"
+    assert release(root) == [] and strangers(root) == []
+    (root / "models" / "model.pt").write_bytes(b"others")
+    assert release(root) == ["models/model.pt was changed after the bundle was packaged; package it again"]
+    with pytest.raises(InputError, match="model.pt are not those that were released"):
+        load_weights(torch.nn.Linear(1, 1), root / "models" / "model.pt")
 
 
 def test_leftovers_of_work_stay_behind(bundle, tmp_path):

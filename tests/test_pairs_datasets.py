@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
 from shared_components.errors import InputError
-from shared_components.pairs import PairDataset, PairSampler, ValidationSampler, pair_collate, single_collate
+from shared_components.pairs import (
+    PairDataset,
+    PairSampler,
+    ValidationSampler,
+    make_preprocessing,
+    pair_collate,
+    single_collate,
+)
 
 
 class Load:
@@ -115,6 +125,20 @@ def test_one_unreadable_image_in_a_thousand_is_left_out(caplog: pytest.LogCaptur
     assert [again[i]["name"].split("<-") for i in (3999, 12)] == [names[3999], names[12]], (
         "an item depends on its index"
     )
+
+
+def test_a_damaged_file_is_left_out_by_the_real_preprocessing_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MONAI wraps the sentence of a transform in an exception of its own."""
+    grid = np.add.outer(np.arange(6.0), np.arange(5.0))
+    nib.save(nib.Nifti1Image(grid.astype("float32"), np.eye(4)), tmp_path / "good.nii")
+    (tmp_path / "bad.nii").write_bytes((tmp_path / "good.nii").read_bytes()[:360])
+    items = [{"image": str(tmp_path / ("bad.nii" if k == 50 else "good.nii"))} for k in range(100)]
+    dataset = PairDataset(items, make_preprocessing((4, 4), 1.0, keep_native=False), length=400)
+    assert all(dataset[index]["image"].shape == (2, 4, 4) for index in range(400))
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("left out of the training: ") and "bad.nii is damaged" in told
 
 
 def test_too_many_unreadable_images_stop_the_training() -> None:

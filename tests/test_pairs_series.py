@@ -163,3 +163,22 @@ def test_augmentation_draws_from_the_samples_own_generator(series: Path) -> None
     data = dataset([{"series": str(series)}], length=4, augment=draw)
     values = [float(data[index]["draw"]) for index in range(8)]
     assert len(set(values)) == 8 and values == [float(data[index]["draw"]) for index in range(8)]
+
+
+def test_one_damaged_series_in_a_hundred_is_left_out_and_two_are_not(
+    tmp_path: Path, series: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "p2_slice0.nii.gz").write_bytes(series.read_bytes()[:90])
+    (tmp_path / "p3_slice0.nii.gz").write_bytes(series.read_bytes()[:80])
+    good = [{"series": str(series)}] * 100
+    damaged = [{"series": str(tmp_path / f"p{number}_slice0.nii.gz")} for number in (2, 3)]
+    drawn = dataset([*good[1:], damaged[0]], length=300)
+    assert all(drawn[index]["image"].shape == (2, *SHAPE) for index in range(300))
+    told = [record.getMessage() for record in caplog.records if "left out of the training" in record.getMessage()]
+    assert len(told) == 1 and "p2_slice0.nii.gz" in told[0]
+    assert drawn.groups[99] == [damaged[0]] and 99 not in drawn._cache and len(drawn._cache) > 80
+    with pytest.raises(InputError, match="slice0.nii.gz is damaged"):
+        both = dataset([*good[2:], *damaged], length=1000)
+        [both[index] for index in range(1000)]
+    with pytest.raises(InputError, match="p2_slice0.nii.gz is damaged"):
+        dataset([good[0], damaged[0]], length=None)[0]

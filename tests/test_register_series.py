@@ -127,6 +127,7 @@ def test_a_folder_of_pictures_in_the_order_of_their_numbers(script, place) -> No
         Picture.fromarray(grey.T).save(folder / f"frame{k}.png")
     assert script.main(command(place, "flat", "--no_report", "--fixed_frame=10", series="pictures")) in DONE
     kept = json.loads((place / "flat" / "transform.json").read_text())
+    assert len(kept["series"].pop("sha256")) == 64
     assert kept["fixed_frame"] == 10 and kept["series"] == {"folder": "pictures", "frames": 11, "seconds_a_frame": None}
     assert read_field(place / "flat" / "ddf" / "frame_00.nii.gz").frame.shape == SIZE
     moved = nib.load(place / "flat" / "moved.nii.gz").get_fdata()

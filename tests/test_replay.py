@@ -127,6 +127,7 @@ def test_a_file_that_changed_is_named(
     (["--diffeomorphic"], "leave --diffeomorphic out"),
     (["--set=precision=bfloat16"], "leave --set precision=bfloat16 out"),
     (["--moving_points=points.csv"], "took no file as --moving_points"),
+    (["--series=cine.nii.gz"], "took no file as --series"),
     (["--fixed=no.nii.gz"], "fixed .*no.nii.gz does not exist"),
     (["--output_dir={mine}/out"], "holds the run to be repeated"),
 ])  # fmt: skip
@@ -142,7 +143,9 @@ def test_options_beside_it_that_cannot_be_meant(
 
 @pytest.mark.parametrize(("entries", "sentence"), [
     ({"options": None}, "does not tell its options"),
-    ({"series": {}}, "is the record of a series"),
+    ({"series": {}}, "does not tell its fixed_frame"),
+    ({"series": {}, "fixed_frame": 0}, "is damaged"),
+    ({"series": {"file": "a", "sha256": "b"}, "fixed_frame": "$print(1)"}, "is damaged"),
     ({"bundle": "vtn_registration 0.0.1"}, "was made by vtn_registration 0.0.1 and"),
     ({"bundle": "tvn 0.0.1"}, "there is no bundle 'tvn'"),
     ({"options": {"refine_steps": "$print(1)"}}, "is damaged"),

@@ -160,6 +160,15 @@ def test_an_output_folder_that_is_a_file_is_refused(tmp_path):
         check_output_dir(tmp_path / "file")
 
 
+def test_an_output_folder_is_looked_at_and_not_made(tmp_path):
+    assert check_output_dir(tmp_path / "new" / "deep") == tmp_path / "new" / "deep"
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RuntimeError), all_or_nothing(tmp_path / "out") as place:
+        (place / "moved.nii.gz").write_bytes(b"half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_table_names_units_and_leaves_gaps():
     text = format_table(
         {"TRE": {"before": 2.0, "after": 1.0, "unit": "mm"}, "folds": {"before": None, "after": 0.0, "unit": "%"}}

@@ -18,6 +18,7 @@ from typing import Any
 
 from shared_components.errors import InputError, find_input_error
 
+from .batches import Group, grouped
 from .faults import StopError, sentence
 from .ledger import Ledger
 from .lists import Task
@@ -25,7 +26,6 @@ from .summary import Row
 from .worker import Job, Worker, record_failure
 
 START = "spawn"  # a worker must not share open files with its master, nor a GPU with anyone
-IN_HAND = 2  # pairs a worker: one being registered, one being read
 
 
 class BuildError(Exception):
@@ -60,18 +60,21 @@ def register_all(job: Job, tasks: Sequence[Task], ledger: Ledger, workers: int) 
 
 def _here(job: Job, tasks: Sequence[Task]) -> Iterator[Row]:
     with Worker(job) as worker:
-        loading = deque((task, worker.load(task)) for task in tasks[:1])
-        for following in [*tasks[1:], None]:
-            task, future = loading.popleft()
-            if following is not None:
-                future.exception()  # memory holds no more than the pair at work and the next one
-                loading.append((following, worker.load(following)))
-            yield worker.finish(task, future)
+        groups = grouped(tasks, job.batch)
+        loading = [(task, worker.load(task)) for group in groups[:1] for task in group]
+        for following in [*groups[1:], ()]:
+            for _, future in loading:
+                future.exception()  # memory holds no more than the group at work and the next one
+            here, loading = loading, [(task, worker.load(task)) for task in following]
+            yield from worker.finish_all(here)
 
 
 @dataclass(eq=False)
 class _Member:
-    """A worker as its master sees it: the pairs in its hands, the first at work."""
+    """A worker as its master sees it: the pairs in its hands, the first at work.
+
+    It has two groups in hand: one being registered, one being read.
+    """
 
     process: BaseProcess
     connection: Connection
@@ -83,7 +86,7 @@ class _Member:
 class _Crew:
     def __init__(self, job: Job, tasks: Sequence[Task], ledger: Ledger) -> None:
         self.job, self.ledger = job, ledger
-        self.waiting: deque[Task] = deque(tasks)
+        self.waiting: deque[Group] = deque(grouped(tasks, job.batch))
         self.suspects: deque[Task] = deque()  # were in the hands of a worker that died
         self.left = len(tasks)
         self.members: list[_Member] = []
@@ -155,14 +158,14 @@ class _Crew:
             member.alone = bool(self.suspects)
         if member.alone:
             if not member.tasks and self.suspects:
-                self._give(member, self.suspects.popleft())
+                self._give(member, (self.suspects.popleft(),))
             return
-        while len(member.tasks) < IN_HAND and self.waiting:
+        while len(member.tasks) <= self.job.batch and self.waiting:
             self._give(member, self.waiting.popleft())
 
-    def _give(self, member: _Member, task: Task) -> None:
-        member.tasks.append(task)
-        _send(member, task)
+    def _give(self, member: _Member, group: Group) -> None:
+        member.tasks.extend(group)
+        _send(member, group)
 
     def _bury(self, member: _Member) -> Iterator[Row]:
         """Blame a death on the pair that was alone, or try the pairs in hand again one by one; hire another worker."""
@@ -186,7 +189,7 @@ def _how_it_ended(code: int | None) -> str:
     return f"ended with code {code}"
 
 
-def _send(member: _Member, what: Task | None) -> None:
+def _send(member: _Member, what: Group | None) -> None:
     """Send; that the worker is dead will be heard of in its turn."""
     with contextlib.suppress(OSError):
         member.connection.send(what)
@@ -201,7 +204,8 @@ def _serve(connection: Connection, job: Job) -> None:
             connection.send(("ready", None))
             threading.Thread(target=_receive, args=(connection, worker, received), daemon=True).start()
             while (given := received.get()) is not None:
-                connection.send(("row", worker.finish(*given)))
+                for row in worker.finish_all(given):
+                    connection.send(("row", row))
     except StopError as error:
         _tell(connection, "stop", str(error))
     except Exception as error:
@@ -216,12 +220,12 @@ def _tell(connection: Connection, kind: str, text: str) -> None:
 
 
 def _receive(connection: Connection, worker: Worker, received: queue.SimpleQueue) -> None:
-    """Begin to read each pair as it arrives; the end of the line is the death of the master."""
+    """Begin to read the pairs of each group as it arrives; the end of the line is the death of the master."""
     while True:
         try:
-            task = connection.recv()
+            group = connection.recv()
         except (EOFError, OSError):
             os._exit(1)
-        received.put(None if task is None else (task, worker.load(task)))
-        if task is None:
+        received.put(None if group is None else [(task, worker.load(task)) for task in group])
+        if group is None:
             return

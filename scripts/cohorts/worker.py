@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,12 @@ from register import _path, bundle_code
 
 from shared_components.cli import quiet
 
+from .batches import Known, predict_together
 from .faults import StopError, is_cuda_out_of_memory, is_of_place, sentence
 from .inputs import Facts, input_facts
 from .ledger import Ledger
 from .lists import Task
+from .notes import Notes
 from .recipe import Recipe
 from .summary import Row, failed_row, ok_row
 from .thumbnails import make_thumbnails
@@ -41,6 +42,7 @@ class Job:
         recipe: goes into the markers.
         threads: CPU threads of a worker; None gives each its part of what torch would take.
         workers: how many there are.
+        batch: pairs in one forward pass of the network.
         verbose: what MONAI says, and tracebacks.
         asked: options that go into the records of the results, see ``replaying.record``.
     """
@@ -52,18 +54,23 @@ class Job:
     recipe: Recipe
     threads: int | None = None
     workers: int = 1
+    batch: int = 1
     verbose: bool = False
     asked: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Loaded:
-    """A pair in memory: what the network takes, how long that took, the state of its files before, and remarks."""
+    """A pair in memory: what the network takes, how long that took, the state of its files before, and remarks.
+
+    ``pred`` is what the network made of it, where several pairs went through it at once.
+    """
 
     batch: dict[str, Any]
     seconds: float
     inputs: Facts
     notes: list[str]
+    pred: Any = None
 
 
 class Worker:
@@ -75,7 +82,7 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self.job, self.ledger = job, Ledger(job.output_dir)
-        self._stack, self._notes = ExitStack(), _Notes()
+        self._stack, self._notes = ExitStack(), Notes()
         self.device = str(job.chosen.get("device#name", "auto"))
         self._fallback = ""  # why the device is another one than was asked for
         self._parser: Any = None
@@ -134,6 +141,7 @@ class Worker:
         self._parser = workflow.parser
         self._evaluator = self._parser.get_parsed_content("evaluator")
         self._evaluator.state.epoch_length = 1
+        self._inferer = self._evaluator.inferer
         self.preprocessing = self._parser.get_parsed_content("preprocessing")
         self.collate = self._parser.get_parsed_content("collate")
         self.device = str(self._evaluator.state.device)
@@ -153,6 +161,30 @@ class Worker:
         self._notes.take()
         batch = self.collate([self.preprocessing(dict(task.item))])
         return Loaded(batch, time.perf_counter() - begin, inputs, self._notes.take())
+
+    def finish_all(self, group: Sequence[tuple[Task, Future[Loaded]]]) -> Iterator[Row]:
+        """Register pairs that were begun to be read, the network's part of all of them at once.
+
+        Raises:
+            StopError: as ``finish``.
+        """
+        if len(group) > 1:
+            self._predict([future.result() for _, future in group if future.exception() is None])
+        for task, future in group:
+            yield self.finish(task, future)
+
+    def _predict(self, pairs: list[Loaded]) -> None:
+        """What fails together, for want of memory above all, is tried one by one, and told of there."""
+        try:
+            if self._parser is None:
+                self._build(self.device)
+            self._seed()
+            predict_together(self._evaluator, pairs)
+        except Exception as error:
+            logging.getLogger(__name__).debug("not in one batch: %s", error)
+            self._parser = None
+            for pair in pairs:
+                pair.pred = None
 
     def finish(self, task: Task, loading: Future[Loaded]) -> Row:
         """Register a pair that was begun to be read, and put results and marker in their place.
@@ -212,17 +244,21 @@ class Worker:
 
     def _evaluate(self, loaded: Loaded) -> dict[str, Any]:
         """Run the evaluator on one pair, from the state in which register.py would."""
-        import torch
-
         _forget_peak_memory()
-        torch.manual_seed(int(self._parser.get_parsed_content("seed")) if "seed" in self._parser else 0)
+        self._seed()
         loaded.batch["pair"].started = time.perf_counter() - loaded.seconds  # without what it waited for its turn
         engine = self._evaluator
+        engine.inferer = self._inferer if loaded.pred is None else Known(loaded.pred, self._inferer)
         engine.data_loader = [loaded.batch]
         engine.run()
         output = {key: engine.state.output[key] for key in ("metrics", "run", "folder")}
         engine.data_loader, engine.state.output, engine.state.batch, engine.state.dataloader = [], None, None, None
         return output
+
+    def _seed(self) -> None:
+        import torch
+
+        torch.manual_seed(int(self._parser.get_parsed_content("seed")) if "seed" in self._parser else 0)
 
     def _failed(self, task: Task, error: Exception, inputs: Facts | None) -> Row:
         if self.job.verbose:
@@ -257,31 +293,3 @@ def _forget_peak_memory() -> None:
         pass
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-
-
-class _Notes(logging.Handler):
-    """Keeps what the library warns about, by thread: of the pair being read, and of the pair being registered."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._here = threading.local()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a warning."""
-        self._here.__dict__.setdefault("notes", []).append(" ".join(record.getMessage().split()))
-
-    def take(self) -> list[str]:
-        """Return and forget what this thread was warned of."""
-        return self._here.__dict__.pop("notes", [])
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take the warnings of the library, which would tear the line of progress."""
-        logger = logging.getLogger("shared_components")
-        logger.addHandler(self)
-        before, logger.propagate = logger.propagate, False
-        try:
-            yield
-        finally:
-            logger.propagate = before
-            logger.removeHandler(self)

@@ -30,7 +30,8 @@ OPTIONS = tuple(name for name in _KINDS if name not in ("set", "initial_transfor
 FILES = tuple(f"{side}{kind}" for side in ("fixed", "moving") for kind in ("", "_label", "_points", "_mask"))
 WORDS = ("centre_of_mass", "header", "meta_affine")  # initial transforms that are no file
 _ELSEWHERE = (*FILES, "weights", "output_dir", "device", "bundle_root", "datalist", "section")
-_NEEDED = ("bundle", "fixed", "moving", "inputs", "options", "results", "versions")
+_NEEDED = ("bundle", "fixed", "options", "results", "versions")
+_OF_PAIR, _OF_SERIES = ("moving", "inputs"), ("series", "fixed_frame")
 
 
 def recorded_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def is_set(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Record:
-    """A transform.json by which a run can be repeated.
+    """A transform.json, of a pair or of a series, by which a run can be repeated.
 
     Attributes:
         path: of the file.
@@ -72,17 +73,33 @@ class Record:
         return name, version
 
     @property
+    def is_series(self) -> bool:
+        """Whether it is of a series instead of a pair."""
+        return "series" in self.content
+
+    @property
+    def fixed_frame(self) -> int | None:
+        """Of a series, however it was chosen."""
+        return self.content["fixed_frame"] if self.is_series else None
+
+    @property
     def options(self) -> dict[str, Any]:
         """Of register.py."""
         return self.content["options"]
 
     @property
     def files(self) -> dict[str, dict[str, str]]:
-        """{role: {"file", "sha256"}} of all that the run read, but the weights; roles are names of options."""
-        found = {side: {key: self.content[side][key] for key in ("file", "sha256")} for side in ("fixed", "moving")}
-        found |= self.content["inputs"]
+        """{role: {"file", "sha256"}} of all that the run read, but the weights; roles are names of options.
+
+        A series may be a folder, whose name and sha256 these are, see ``pairs.series.identify_series``.
+        """
         start = self.options.get("initial_transform")
-        return found | ({"initial_transform": start} if isinstance(start, dict) else {})
+        more = {"initial_transform": start} if isinstance(start, dict) else {}
+        if self.is_series:
+            known = self.content["series"]
+            return {"series": {"file": known.get("file") or known["folder"], "sha256": known["sha256"]}, **more}
+        found = {side: {key: self.content[side][key] for key in ("file", "sha256")} for side in ("fixed", "moving")}
+        return found | self.content["inputs"] | more
 
     @property
     def weights(self) -> dict[str, str] | None:
@@ -103,7 +120,7 @@ def read_record(path: str | Path) -> Record:
     """Read a transform.json.
 
     Raises:
-        InputError: it is missing, no record of a pair, or one that does not tell the options.
+        InputError: it is missing, no record of a registration, or one that does not tell the options.
     """
     path = Path(path).expanduser().absolute()
     path = path / "transform.json" if path.is_dir() else path
@@ -111,13 +128,12 @@ def read_record(path: str | Path) -> Record:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"record {path} does not exist; give the transform.json of a result") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"record {path} is not readable JSON ({error}); give the transform.json of a result") from None
     if not isinstance(content, dict) or "direction" not in content:
         raise InputError(f"{path} is no record of a registration; give the transform.json of a result")
-    if "series" in content:
-        raise InputError(f"{path} is the record of a series; --replay repeats pairs, give --series again")
-    missing = [key for key in _NEEDED if content.get(key) is None] + ["weights"][: "weights" not in content]
+    needed = (*_NEEDED, *(_OF_SERIES if "series" in content else _OF_PAIR))
+    missing = [key for key in needed if content.get(key) is None] + ["weights"][: "weights" not in content]
     if missing:
         raise InputError(
             f"{path} does not tell its {missing[0]}: the run was not made by register.py or cohort.py, or by an older "
@@ -139,7 +155,9 @@ def _check_form(record: Record) -> None:
     texts += [*record.content["results"].values(), *record.options.get("set", [])]
     if not all(isinstance(text, str) for text in texts) or not isinstance(record.content["versions"], dict):
         raise ValueError
-    if not set(record.files) <= {*FILES, "initial_transform"}:
+    if not set(record.files) <= {*FILES, "initial_transform", *(["series"] if record.is_series else [])}:
+        raise ValueError
+    if record.is_series and (type(record.fixed_frame) is not int or record.fixed_frame < 0):
         raise ValueError
     for name, value in record.options.items():
         kinds = _KINDS[name]

@@ -16,7 +16,7 @@ from shared_components.images.files import existing_file, sha256_of
 
 from .record import FILES, OPTIONS, Record, is_set, read_record
 
-_OTHERS = (*OPTIONS, "datalist", "section", "series", "fixed_frame")
+_OTHERS = (*OPTIONS, "datalist", "section", "fixed_frame")
 
 
 class ResultDiffersError(RuntimeError):
@@ -66,7 +66,7 @@ def _check_alone(options: argparse.Namespace, record: Record) -> None:
 
 
 def _files_of(options: argparse.Namespace) -> dict[str, str]:
-    given = {name: getattr(options, name) for name in (*FILES, "initial_transform")}
+    given = {name: getattr(options, name) for name in (*FILES, "series", "initial_transform")}
     return {name: path for name, path in given.items() if path is not None}
 
 
@@ -87,6 +87,7 @@ def _options(options: argparse.Namespace, record: Record, root: Path, folders: S
     for name in OPTIONS:
         setattr(again, name, record.options.get(name, getattr(options, name)))
     again.set, again.initial_transform = record.options.get("set", []), record.options.get("initial_transform")
+    again.fixed_frame = record.fixed_frame
     given = _files_of(options)
     for role, known in record.files.items():
         setattr(again, role, str(_find(role, known, given.get(role), folders, record)))
@@ -106,20 +107,35 @@ def _find(role: str, known: dict[str, str], given: str | None, folders: Sequence
     """
     places = [folder / Path(known["file"]).name for folder in folders]
     if given is not None:
-        places = [existing_file(Path(given).expanduser().absolute(), role.replace("_", " "))]
-    there = [place for place in places if place.is_file() and place.stat().st_size]
-    found = next((place for place in there if sha256_of(place) == known["sha256"]), None)
+        given_path = Path(given).expanduser().absolute()
+        folder = role == "series" and given_path.is_dir()
+        places = [given_path if folder else existing_file(given_path, role.replace("_", " "))]
+    there = [place for place in places if _is_there(role, place)]
+    found = next((place for place in there if _sha256(role, place) == known["sha256"]), None)
     if found is not None:
         return found
     if there:
         raise InputError(
             f"{role.replace('_', ' ')} {there[0]} is not the file that {record.path} was made with (sha256 "
-            f"{sha256_of(there[0])[:12]}... instead of {known['sha256'][:12]}...); give that one with --{role}"
+            f"{_sha256(role, there[0])[:12]}... instead of {known['sha256'][:12]}...); give that one with --{role}"
         )
     raise InputError(
         f"{role.replace('_', ' ')} {known['file']} of {record.path} is not in {', '.join(map(str, folders))}; "
         f"give its path with --{role}"
     )
+
+
+def _is_there(role: str, path: Path) -> bool:
+    return (path.is_file() and path.stat().st_size > 0) or (role == "series" and path.is_dir())
+
+
+def _sha256(role: str, path: Path) -> str:
+    """Of a file, or of a series, which may be a folder."""
+    if role != "series":
+        return sha256_of(path)
+    from shared_components.pairs.series import identify_series  # with torch, seconds to import
+
+    return identify_series(path)["sha256"]
 
 
 def _weights(options: argparse.Namespace, record: Record, root: Path, folders: Sequence[Path]) -> Path:

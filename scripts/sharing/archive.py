@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
+from shared_components.checkpoints import SUMS
 from shared_components.errors import InputError
 from shared_components.images.files import atomic_path
 from shared_components.release import RECORD, library_files, make_record
@@ -49,6 +50,8 @@ def members(bundle: Path, library: Path = LIBRARY) -> dict[str, bytes]:
             raise InputError(f"{path} has no data_license.txt beside it; say there what the weights were trained on")
         content[f"shared_components/{path.relative_to(library).as_posix()}"] = path.read_bytes()
     content[f"shared_components/{RECORD}"] = make_record(library).encode()
+    sums = [(hashlib.sha256(data).hexdigest(), name) for name, data in content.items() if name.startswith("models/")]
+    content[f"models/{SUMS}"] = "".join(f"{digest}  {name[len('models/') :]}\n" for digest, name in sums).encode()
     return {f"{bundle.name}/{name}": content[name] for name in sorted(content)}
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from shared_components.checkpoints import released_sums
+from shared_components.images.files import sha256_of
 from shared_components.release import RECORD, content_hash
 
 from .contents import REQUIRED, bundle_files, metadata_of, read_json, strangers
@@ -120,14 +122,19 @@ def ids(bundle: Path) -> list[str]:
 
 
 def release(bundle: Path) -> list[str]:
-    """An unzipped release still has the library that it was packaged with; a folder of the repository has none."""
+    """An unzipped release still has its library and its weights; a folder of the repository has no record of them."""
     library = bundle / "shared_components"
     if not library.is_dir():
         return []
     if not (library / RECORD).is_file():
         return [f"shared_components has no {RECORD}; package the bundle again"]
     same = read_json(library / RECORD)["sha256"] == content_hash(library)
-    return [] if same else ["shared_components was changed after the bundle was packaged; package it again"]
+    changed = [] if same else ["shared_components"]
+    models = bundle / "models"
+    for name, digest in released_sums(models).items():
+        if not (models / name).is_file() or sha256_of(models / name) != digest:
+            changed.append(f"models/{name}")
+    return [f"{name} was changed after the bundle was packaged; package it again" for name in changed]
 
 
 CHECKS: dict[str, Callable[[Path], list[str]]] = {

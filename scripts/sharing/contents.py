@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from shared_components.checkpoints import SUMS
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIBRARY = REPOSITORY / "shared_components"
 REQUIRED = """
@@ -22,6 +24,7 @@ FOLDERS: dict[str, set[str] | None] = {
     "scripts": {".py"},
 }
 LEFTOVERS = {"runs", "eval", "data", "__pycache__", "README.md", "shared_components"}  # the last two are of a release
+ADDED = {f"models/{SUMS}"}  # when a bundle is packaged
 
 
 def bundle_files(bundle: Path) -> list[Path]:
@@ -37,7 +40,8 @@ def strangers(bundle: Path) -> list[str]:
 def _files(bundle: Path) -> Iterator[Path]:
     for path in sorted(bundle.rglob("*")):
         parts = path.relative_to(bundle).parts
-        known = parts[0] in LEFTOVERS or "__pycache__" in parts or any(part.startswith(".") for part in parts)
+        known = parts[0] in LEFTOVERS or "__pycache__" in parts or "/".join(parts) in ADDED
+        known |= any(part.startswith(".") for part in parts)
         if path.is_file() and not known:
             yield path
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..affine_search import AffineSearch, MetaOptimiser, compose, initial_guess, matrix_vox, rotation_starts
+from ..checkpoints import read_tensors
 from ..geometry import Frame
 from .frames import bring, initial_world, intensity_window, network_frame, scale
 
@@ -136,5 +137,5 @@ def optimiser(ndim: int) -> MetaOptimiser:
     """Return the learned optimiser for D dimensions, with the weights that this package holds."""
     settings = SETTINGS[ndim]
     network = MetaOptimiser(ndim, settings.strides, "trainable", expansion=settings.expansion)
-    network.load_state_dict(torch.load(settings.weights, map_location="cpu", weights_only=True))
+    network.load_state_dict(read_tensors(settings.weights))
     return network.eval()

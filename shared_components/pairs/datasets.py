@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from ..errors import InputError
+from ..errors import InputError, find_input_error
 from ..names import check_unique, fault_of_name, pair_name
+from .spare import SHARE, Spare
 
 Item = dict[str, Any]
 _PATH_KEYS = {"image", "label", "fixed", "moving", "ddf", "series"} | {
@@ -113,7 +113,7 @@ class PairDataset(Dataset):
     training can be resumed exactly and the number of workers does not matter. ``PairSampler`` hands out such indices.
 
     Where pairs are drawn at random, a file that cannot be used is told once and left out, and another pair drawn, as
-    long as there are no more such than ``spare`` of all: one bad file in a thousand shall not cost a night's training.
+    long as there are no more such than ``spare`` of all, see ``Spare``.
 
     Args:
         data: pairs {"fixed", "moving", ...} or single subjects {"image", "label"}; MONAI Label hands in the latter.
@@ -135,7 +135,7 @@ class PairDataset(Dataset):
         seed: int = 0,
         cache: bool = True,
         modalities: Sequence[str] | None = None,
-        spare: float = 0.01,
+        spare: float = SHARE,
     ) -> None:
         self.data, self.transform, self.augment, self.seed = list(data), transform, augment, seed
         self.single = bool(self.data) and "moving" not in self.data[0]
@@ -146,7 +146,7 @@ class PairDataset(Dataset):
         self.length = length if length is not None else len(self.pairs)
         self._cache: dict[int, Item] | None = {} if cache else None
         self._faults: dict[int, str] = {}
-        self._spared = int(spare * len(self.data))
+        self._spare = Spare(len(self.data), spare)
 
     def _orders(self, modalities: Sequence[str] | None) -> list[tuple[int, int]]:
         orders = itertools.permutations(range(len(self.data)), 2)
@@ -179,14 +179,10 @@ class PairDataset(Dataset):
         """Return a pair drawn at random; one with an unusable file gives way to the next."""
         while True:
             chosen = self.pairs[int(torch.randint(len(self.pairs), (), generator=generator))]
-            known = len(self._faults)
             try:
                 return self._pair(chosen)
-            except InputError as error:
-                if len(self._faults) > self._spared:
-                    raise
-                if len(self._faults) > known:
-                    logging.getLogger(__name__).warning("left out of the training: %s", error)
+            except Exception as error:
+                self._spare.bear(error)
 
     def _pair(self, chosen: Any) -> Item:
         return self._join(*chosen) if self.single else dict(self._load(chosen))
@@ -198,8 +194,10 @@ class PairDataset(Dataset):
             return self._cache[index]
         try:
             item = self.transform(dict(self.data[index]))
-        except InputError as error:
-            self._faults[index] = str(error)
+        except Exception as error:
+            found = find_input_error(error)
+            if found is not None:
+                self._faults[index] = str(found)
             raise
         if self._cache is not None:
             self._cache[index] = item

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ..errors import InputError
 from ..images import Image, read_image
-from ..images.files import suffix_of
+from ..images.files import sha256_of, suffix_of
 from ..images.formats import ITK_SUFFIXES, NIBABEL_SUFFIXES
 from ..images.pictures import SUFFIXES as PICTURE_SUFFIXES
 from ..images.slices import SliceSeries, read_slice_series
@@ -21,6 +22,7 @@ from ..images.volumes import Volumes, mean_frame, read_volumes
 from ..transform import PhysicalField, network_ddf
 from .datasets import Item, read_datalist
 from .frames import network_frame
+from .spare import Spare
 
 MODES = ("mean", "random")
 _KNOWN = NIBABEL_SUFFIXES + ITK_SUFFIXES + PICTURE_SUFFIXES
@@ -53,8 +55,25 @@ def read_series(path: str | Path, ndim: int = 2) -> Volumes:
     return found
 
 
+def frame_files(path: Path) -> list[Path]:
+    """Return the image files of a folder in the order of the numbers in their names: the frames of a series."""
+    return sorted((file for file in path.iterdir() if suffix_of(file) in _KNOWN), key=_natural)
+
+
+def identify_series(path: Path) -> dict[str, str]:
+    """Return name and sha256 of a series for a record; that of a folder is the one of its frames' names and sha256s.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    if not path.is_dir():
+        return {"file": path.name, "sha256": sha256_of(path)}
+    lines = [f"{sha256_of(file)}  {file.name}\n" for file in frame_files(path)]
+    return {"folder": path.name, "sha256": hashlib.sha256("".join(lines).encode()).hexdigest()}
+
+
 def _read_folder(path: Path, ndim: int) -> Volumes:
-    files = sorted((file for file in path.iterdir() if suffix_of(file) in _KNOWN), key=_natural)
+    files = frame_files(path)
     if len(files) < 2:
         raise InputError(f"series {path} has {len(files)} frames; give a folder with two image files or more")
     frames = [_read_slice(file) if ndim == 2 else read_image(file, "frame", ndim) for file in files]
@@ -119,7 +138,8 @@ class SeriesPairs(Dataset):
     """Pairs of frames of one series on a network grid, and pairs that are listed as such.
 
     A sample depends only on its index and the seed, as in ``PairDataset``, so that training can be resumed exactly.
-    Frames are read when first needed and kept in memory.
+    Frames are read when first needed and kept in memory. Where pairs are drawn at random, a few unusable files are left
+    out, see ``Spare``.
 
     Args:
         data: {"series": path} (see ``read_series``); pairs {"fixed", "moving", ...}, taken as they are; or single
@@ -156,6 +176,7 @@ class SeriesPairs(Dataset):
         self._true: dict[int, Callable[[int, int], PhysicalField]] = {}
         self._cache: dict[int, tuple[list[Item], int]] = {}
         self._order: list[tuple[int, int, int]] | None = None
+        self._spare = Spare(len(self.data) if length is not None else 0)
 
     @property
     def groups(self) -> list[list[Item]]:
@@ -178,19 +199,24 @@ class SeriesPairs(Dataset):
         if self.length is None:
             item = self._pair(*self._listed()[int(index) % len(self._listed())])
         else:
-            item = self._pair(*self._draw(generator))
+            item = self._drawn(generator)
         return self.augment(item, generator) if self.augment is not None else item
 
-    def _draw(self, generator: torch.Generator) -> tuple[int, int, int]:
-        def draw(count: int) -> int:
-            return int(torch.randint(count, (), generator=generator))
+    def _drawn(self, generator: torch.Generator) -> Item:
+        """Return a pair drawn at random; a series that cannot be used gives way to the next."""
+        while True:
+            group = _draw(len(self.groups), generator)
+            try:
+                return self._pair(*self._frames(group, generator))
+            except Exception as error:
+                self._spare.bear(error)
 
-        group = draw(len(self.groups))
+    def _frames(self, group: int, generator: torch.Generator) -> tuple[int, int, int]:
         views, fixed = self._views(group)
         if len(views) == 1:
             return group, 0, 0
-        fixed = fixed if self.mode == "mean" else draw(len(views))
-        return group, fixed, (fixed + 1 + draw(len(views) - 1)) % len(views)
+        fixed = fixed if self.mode == "mean" else _draw(len(views), generator)
+        return group, fixed, (fixed + 1 + _draw(len(views) - 1, generator)) % len(views)
 
     def _listed(self) -> list[tuple[int, int, int]]:
         if self._order is None:
@@ -233,12 +259,20 @@ class SeriesPairs(Dataset):
     def _load(self, items: list[Item]) -> tuple[list[Item], int]:
         if "series" in items[0]:
             return self._load_series(items[0])
-        views = [self.transform(dict(item)) for item in items]
         if "moving" in items[0]:
-            return views, 0
-        if len(views) == 1:
+            return [self.transform(dict(items[0]))], 0
+        views = [view for item in items if (view := self._single(item)) is not None]
+        if len(views) < 2:
             raise InputError(f"{items[0]['image']} is alone; add images of its group, or name a series or a pair")
         return views, mean_frame(torch.stack([view["image"] for view in views]))
+
+    def _single(self, item: Item) -> Item | None:
+        """Return an image on the network grid, or None if it cannot be used and need not."""
+        try:
+            return self.transform(dict(item))
+        except Exception as error:
+            self._spare.bear(error)
+            return None
 
     def _load_series(self, item: Item) -> tuple[list[Item], int]:
         found = read_series(item["series"], self.transform.transforms[0].ndim)
@@ -248,3 +282,7 @@ class SeriesPairs(Dataset):
             frame = Image(array[None], found.frame, found.path, np.dtype(found.dtype))
             views.append(self.transform({"subject_image": frame, "name": f"{name}#{number}"}, start=1))
         return views, mean_frame(found.array)
+
+
+def _draw(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=generator))

@@ -40,15 +40,15 @@ UNITS = "fields and affine.tfm: mm, LPS (ITK, ANTs, Slicer); matrices in transfo
 
 
 def check_output_dir(output_dir: str | Path) -> Path:
-    """Create the output folder and make sure that it can be written to.
+    """Make sure that the output folder can be made and written to; it is made when there is something to write.
 
     Raises:
         InputError: if not.
     """
     path = Path(output_dir)
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise InputError(f"output folder {path} cannot be written to ({error.strerror}); choose another") from None
@@ -61,9 +61,12 @@ def all_or_nothing(folder: Path) -> Iterator[Path]:
 
     A folder in it takes the place of one of its name, whole.
     """
-    new = not folder.exists()
-    check_output_dir(folder)
-    temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    new = not check_output_dir(folder).exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    except OSError as error:
+        raise InputError(f"output folder {folder} cannot be written to ({error.strerror}); choose another") from None
     try:
         yield temporary
         for file in sorted(temporary.iterdir()):

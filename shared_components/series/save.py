@@ -16,10 +16,12 @@ from ignite.engine import Engine
 from torch import Tensor
 
 from ..geometry import Frame
+from ..images import sha256_of
 from ..images.slices import write_slice_series
 from ..pairs.datasets import Item
+from ..pairs.series import identify_series
 from ..results import Registration, SaveRegistration
-from ..results.records import describe_frame, identify
+from ..results.records import describe_frame
 from ..results.save import all_or_nothing
 from ..results.stages import CLEAR_LINE
 from ..results.summary import format_table, format_verdict
@@ -125,8 +127,9 @@ class SaveSeries:
         summary = summarise(found.metrics, self.frames.fixed)
         metrics = {"fixed_frame": self.frames.fixed, "verdict": verdict_of(found.metrics), "summary": summary}
         head = self._head()
-        _write_lines(place / "transform.json", head, found.records)
         _write_lines(place / "metrics.json", metrics, found.metrics)
+        results = {str(file.relative_to(place)): sha256_of(file) for file in sorted(place.rglob("*")) if file.is_file()}
+        _write_lines(place / "transform.json", {**head, "results": results}, found.records)
         run = {**self.save.run_facts(started), "frames": len(moved)}
         run["frames_per_second"] = round(len(moved) / max(run["seconds"], 0.01), 2)
         if self.report:
@@ -140,12 +143,11 @@ class SaveSeries:
     def _head(self) -> dict[str, Any]:
         """What transform.json says of all frames."""
         series = self.frames.series
-        source = identify(series.path) if series.path.is_file() else {"folder": series.path.name}
         return {
             "bundle": self.save.bundle,
             "direction": DIRECTION,
             "units": UNITS,
-            "series": {**source, "frames": len(series.array), "seconds_a_frame": series.seconds},
+            "series": {**identify_series(series.path), "frames": len(series.array), "seconds_a_frame": series.seconds},
             "fixed_frame": self.frames.fixed,
             "plane": describe_plane(series.plane),
             "fixed": describe_frame(series.frame),

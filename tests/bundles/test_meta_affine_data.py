@@ -20,6 +20,7 @@ from shared_components.affine_search import (
     normalise,
     split,
 )
+from shared_components.errors import InputError
 
 DIMENSIONS = pytest.mark.parametrize("ndim", [2, 3])
 
@@ -196,3 +197,20 @@ def test_an_epoch_has_its_length_and_batches_are_made_together(scripts: ModuleTy
     (first, _) = DataLoader(samples, batch_size=3)
     assert first["image"].shape == (3, 2, 24, 24) and torch.equal(first["truth"][1], samples[1]["truth"])
     torch.testing.assert_close(samples.images, normalise(samples.images), atol=1e-5, rtol=0)
+
+
+def test_one_damaged_image_in_a_hundred_is_left_out(scripts: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    good = items(2, 2, 12)
+    data = [dict(good[k % 2], group="hands" if k % 2 else "brains") for k in range(100)] + [{"group": "brains"}]
+
+    def load(item: dict[str, Any]) -> dict[str, Any]:
+        if "array" not in item:
+            raise InputError("image 101 is damaged")
+        return view(item)
+
+    samples = scripts.AffineSamples(data, load)
+    assert samples.images.shape == (100, 1, 12, 12) and sorted(map(len, samples.groups)) == [50, 50]
+    assert samples[3]["image"].shape == (2, 12, 12)
+    assert [record.getMessage() for record in caplog.records] == ["left out of the training: image 101 is damaged"]
+    with pytest.raises(InputError, match="101 is damaged"):
+        scripts.AffineSamples(data[-50:], load)[0]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from shared_components.affine_search import AffineSSD, align_group, compose, inverse, join, normalise
+from shared_components.pairs.spare import Spare
 
 Item = dict[str, Any]
 _SEED_STEP = 1_000_003
@@ -21,7 +22,8 @@ class AffineSamples(Dataset):
     """Pairs with their true map x: the moving image is one with noise, the fixed one is that image under phi_x.
 
     Those are the roles of the authors' code: T(phi_x) = R, and x is the exact answer. A sample depends only on its
-    index and the seed (``PairSampler`` hands out ``epoch * len + i``), so training can be resumed exactly.
+    index and the seed (``PairSampler`` hands out ``epoch * len + i``), so training can be resumed exactly. A few
+    unusable files are left out, see ``Spare``.
 
     Args:
         data: items for ``transform``, single images or pairs, of which both images are taken. If items have a "group",
@@ -65,14 +67,24 @@ class AffineSamples(Dataset):
     @cached_property
     def images(self) -> Tensor:
         """All images, (N, 1, *size), zero mean, unit standard deviation."""
-        views = [self.transform(dict(item))["image"] for item in self.data]
-        return normalise(torch.cat(views)[:, None])
+        return normalise(torch.cat([view for _, view in self._usable])[:, None])
+
+    @cached_property
+    def _usable(self) -> list[tuple[Item, Tensor]]:
+        """The items that can be used, each with its images on the network grid."""
+        spare, found = Spare(len(self.data)), []
+        for item in self.data:
+            try:
+                found.append((item, self.transform(dict(item))["image"]))
+            except Exception as error:
+                spare.bear(error)
+        return found
 
     @cached_property
     def groups(self) -> list[list[int]]:
         """Indices of the images of each group."""
         found: dict[Any, list[int]] = {}
-        names = [item.get("group") for item in self.data for _ in range(1 + ("moving" in item))]
+        names = [item.get("group") for item, _ in self._usable for _ in range(1 + ("moving" in item))]
         for index, name in enumerate(names):
             found.setdefault(name, []).append(index)
         return list(found.values())
