@@ -4,6 +4,7 @@ examples:
   benchmark.py accuracy --bundle vtn --data DATA --peer_python PEERS/bin/python --json out.json
   benchmark.py speed --bundle vtn --json speed.json
   benchmark.py memory --bundle vtn
+  benchmark.py budget --json budget.json
   benchmark.py solver
   benchmark.py robustness --data DATA --peer_python PEERS/bin/python --cases 40 --json out.json
   benchmark.py throughput --bundle meta_affine --peer_python PEERS/bin/python
@@ -26,6 +27,7 @@ import fire
 from benchmarking import results as pages
 from benchmarking.accuracy import accuracy
 from benchmarking.batches import batches
+from benchmarking.budget import budget
 from benchmarking.memory import memory
 from benchmarking.robustness import robustness
 from benchmarking.solver import solver
@@ -59,7 +61,7 @@ def silent(command: Callable[..., Any]) -> Callable[..., None]:
     return run
 
 
-MEASURED = (accuracy, speed, memory, solver, robustness, throughput, batches)
+MEASURED = (accuracy, speed, memory, budget, solver, robustness, throughput, batches)
 COMMANDS = {command.__name__: silent(command) for command in (*MEASURED, results)}
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     how.add_argument("--config", metavar="NAME", help="a configuration of the bundle on top, such as inference_3d")
     how.add_argument("--weights", metavar="FILE", help="default: the bundle's models/model.pt")
     how.add_argument("--device", default="auto", help="auto (default), cpu or cuda:0")
+    how.add_argument("--max_memory_gb", type=float, metavar="G", help="GB that it may take; docs/memory.md")
     how.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: all cores")
     how.add_argument("--no_report", action="store_true", help="do not write report.html")
     how.add_argument(
@@ -178,7 +179,7 @@ def overrides(options: argparse.Namespace, config: dict[str, Any]) -> dict[str, 
         chosen["initial_transform"] = initial if initial in WORDS else _path(initial)
     if options.refine is not None and options.refine_steps is None:
         options.refine_steps = REFINE_STEPS
-    for name in ("section", "fixed_frame", "refine", "refine_steps", "steps", "tolerance", "starts"):
+    for name in ("section", "fixed_frame", "refine", "refine_steps", "steps", "tolerance", "starts", "max_memory_gb"):
         if getattr(options, name) is not None:
             chosen[name] = getattr(options, name)
     for name in ("uncertainty", "diffeomorphic"):
@@ -210,6 +211,8 @@ def _check_pair(options: argparse.Namespace) -> None:
         raise InputError(f"--datalist and {named[0]} exclude each other; write the files of all pairs into the list")
     if options.series is not None and (named or options.datalist is not None):
         raise InputError(f"--series and {(*named, '--datalist')[0]} exclude each other; a series holds all its images")
+    if options.series is not None and options.max_memory_gb is not None:
+        raise InputError("--max_memory_gb is for pairs; a series holds all its frames, leave it out or give it fewer")
     if options.fixed_frame is not None and options.series is None:
         raise InputError("--fixed_frame chooses a frame of a series; give it with --series")
     if options.datalist is None and options.series is None:
@@ -268,11 +271,11 @@ def register(options: argparse.Namespace) -> None:
     config = {key: value for file in files for key, value in json.loads(file.read_text()).items()}
     chosen = overrides(options, config)
     with warnings.catch_warnings():
-        if not options.verbose:
-            warnings.simplefilter("ignore")
+        warnings.simplefilter("default" if options.verbose else "ignore")
         import torch  # seconds to import: after everything that can fail at once
         from monai.bundle import run
 
+        from shared_components.cuda_memory import with_less_memory
         from shared_components.results.records import asked_with
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -281,7 +284,8 @@ def register(options: argparse.Namespace) -> None:
     logging_file = None if options.verbose else False
     empty, asked = no_empty_folder(Path(options.output_dir).expanduser()), asked_with(recorded_options(options))
     with bundle_code(root), quiet(not options.verbose), empty, asked:
-        run(config_file=list(map(str, files)), bundle_root=_path(str(root)), logging_file=logging_file, **chosen)
+        known = {"config_file": list(map(str, files)), "bundle_root": _path(str(root)), "logging_file": logging_file}
+        with_less_memory(lambda changes: run(**known, **{**chosen, **changes}), {**config, **chosen})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

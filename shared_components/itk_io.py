@@ -47,11 +47,11 @@ def write_field(path: str | os.PathLike, field: PhysicalField) -> None:
         InputError: another suffix, or the place cannot be written.
     """
     ndim = field.frame.ndim
-    vectors = np.moveaxis(field.ddf_mm * _flip(ndim)[(...,) + (None,) * ndim], 0, -1).astype(np.float32)
     shape = (*field.frame.shape, *(1,) * (4 - ndim), ndim)
-    image = nifti_of(vectors.reshape(shape), field.frame)
+    image = nifti_of(np.broadcast_to(np.float32(0), shape), field.frame)  # its header; the values follow
     image.header.set_intent("vector", (), "")
-    write_nifti(path, image)
+    signs = _flip(ndim).astype(np.float32)
+    write_nifti(path, image, (values * sign for values, sign in zip(field.components(), signs, strict=True)))
 
 
 def read_field(path: str | os.PathLike, what: str = "transform") -> PhysicalField:

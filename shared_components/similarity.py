@@ -6,7 +6,7 @@ Images are (B, C, *spatial), masks (B, 1, *spatial) in [0, 1].
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -40,6 +40,24 @@ def correlation_loss(fixed: Tensor, moved: Tensor, mask: Tensor | None = None, e
     )
     cov, var_fixed, var_moved = _moments(fixed, moved, mask)
     return (1 - cov / ((var_fixed + epsilon) * (var_moved + epsilon)).sqrt()).mean()
+
+
+def correlation_of_parts(parts: Iterable[tuple[Tensor, Tensor, Tensor]], epsilon: float = 1e-6) -> float:
+    """Return the correlation of two images that come in parts, fixed, moved and a bool mask each, in double precision.
+
+    It is 1 - ``correlation_loss``.
+    """
+    count, means, covariance = 0, torch.zeros(2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
+    for fixed, moved, chosen in parts:
+        values = torch.stack([fixed[chosen], moved[chosen]]).double()
+        more = values.shape[1]
+        if more:
+            mean = values.mean(1)
+            values, away, count = values - mean[:, None], mean - means, count + more
+            covariance += values @ values.T + torch.outer(away, away) * ((count - more) * more / count)
+            means += away * (more / count)
+    cov = covariance / max(count, 1)
+    return float(cov[0, 1] / ((cov[0, 0] + epsilon) * (cov[1, 1] + epsilon)).sqrt())
 
 
 def mse_loss(fixed: Tensor, moved: Tensor, mask: Tensor | None = None) -> Tensor:

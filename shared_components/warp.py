@@ -25,13 +25,17 @@ def coords_grid(
     return torch.stack(torch.meshgrid(*axes, indexing="ij")).unsqueeze(0)
 
 
-def affine_coords(matrix: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the positions (B, D, *shape) to which (B, D+1, D+1) or (D+1, D+1) homogeneous matrices map the indices."""
+def affine_coords(matrix: Tensor, shape: Sequence[int], first: int = 0) -> Tensor:
+    """Return the positions (B, D, *shape) to which (B, D+1, D+1) or (D+1, D+1) homogeneous matrices map the indices.
+
+    Those of the first axis begin with ``first``: a slab of a grid.
+    """
     matrix = matrix if matrix.ndim == 3 else matrix.unsqueeze(0)
     ndim = len(shape)
     coords = matrix[:, :ndim, ndim].reshape(-1, ndim, *(1,) * ndim)
     for axis, n in enumerate(shape):  # broadcast sums instead of a (D, N) matrix product: no index grid is stored
-        index = torch.arange(n, device=matrix.device, dtype=matrix.dtype)
+        start = first if axis == 0 else 0
+        index = torch.arange(start, start + n, device=matrix.device, dtype=matrix.dtype)
         view = [1] * ndim
         view[axis] = n
         coords = coords + matrix[:, :ndim, axis].reshape(-1, ndim, *(1,) * ndim) * index.view(view)

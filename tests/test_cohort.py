@@ -283,13 +283,8 @@ def test_faults_are_sorted_by_what_to_do_about_them() -> None:
         except RuntimeError as outer:
             return outer
 
-    import torch
-
     assert faults.is_of_place(wrapped(OSError(28, "No space left on device")))
     assert not faults.is_of_place(wrapped(FileNotFoundError(2, "No such file")))
-    assert faults.is_cuda_out_of_memory(wrapped(torch.OutOfMemoryError("CUDA out of memory.")))
-    assert faults.is_cuda_out_of_memory(wrapped(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")))
-    assert not faults.is_cuda_out_of_memory(wrapped(RuntimeError("size mismatch")))
     assert faults.sentence(wrapped(InputError("a b\nc"))) == "a b c"
     assert faults.sentence(wrapped(ValueError("x\ny"))) == "ValueError: x"
     assert "use fewer workers" in faults.sentence(wrapped(MemoryError()))

@@ -102,18 +102,22 @@ def test_a_disk_that_is_really_full(finished: Path, tmp_path: Path) -> None:
     assert all(names == told["expected"] for names in told["pairs"].values())
 
 
-def test_cuda_out_of_memory_falls_back_to_the_cpu_and_says_so(
-    finished: Path, mine: Path, monkeypatch: pytest.MonkeyPatch, capsys
+@pytest.mark.parametrize(("failures", "used", "words"), [
+    (1, "cuda:0", "features in half precision"),
+    (2, "cpu", "registered on the CPU"),
+])  # fmt: skip
+def test_cuda_out_of_memory_falls_back_and_says_so(
+    finished: Path, mine: Path, monkeypatch: pytest.MonkeyPatch, capsys, failures: int, used: str, words: str
 ) -> None:
-    """There is no GPU here: the worker is told that its first device was one."""
+    """There is no GPU here: the worker is told that its first device was one. Half precision first, then the CPU."""
     made, real = [], Worker._build
 
     def build(self: Worker, device: str) -> None:
         real(self, "cpu")
         self.device = "cpu" if device == "cpu" else "cuda:0"
-        made.append(self.device)
+        made.append((self.device, self._parser.get("precision")))
 
-    failing, evaluate = [False, True, False, False], Worker._evaluate
+    failing, evaluate = [False, *[True] * failures, False, False], Worker._evaluate
 
     def fail(self: Worker, loaded: object) -> dict:
         if failing.pop(0):
@@ -126,12 +130,29 @@ def test_cuda_out_of_memory_falls_back_to_the_cpu_and_says_so(
     argv = [option for option in command(mine / "pairs.csv", mine / "tiny_registration", mine / "gpu")
             if option != "--device=cpu"]  # fmt: skip
     assert cohort.main(argv) == 0
-    assert made == ["cuda:0", "cpu", "cuda:0"]
+    plain = ("cuda:0", "float32")
+    assert made == [plain, ("cuda:0", "bfloat16"), ("cpu", "float32"), plain][: failures + 1] + [plain]
     rows = table(mine / "gpu")
-    assert [row["device"] for row in rows] == ["cuda:0", "cpu", "cuda:0"]
-    assert [row["note"] for row in rows] == ["", "CUDA out of memory: registered on the CPU", ""]
-    assert "p1 (CUDA out of memory: registered on the CPU)" in capsys.readouterr().err
-    assert contents(mine / "gpu") == contents(finished / "out")
+    assert [row["device"] for row in rows] == ["cuda:0", used, "cuda:0"]
+    assert [row["note"] for row in rows] == ["", f"CUDA out of memory: {words}", ""]
+    assert f"p1 (CUDA out of memory: {words})" in capsys.readouterr().err
+    assert json.loads((mine / "gpu" / "p1" / "run.json").read_text())["fallback"] == f"CUDA out of memory: {words}"
+    same = [name for name in contents(finished / "out") if used == "cpu" or not name.startswith("p1/")]
+    assert {name: contents(mine / "gpu")[name] for name in same} == {
+        name: contents(finished / "out")[name] for name in same
+    }
+
+
+def test_within_a_budget_of_memory_the_next_pair_waits(
+    finished: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pair is read while another one is registered, and the results are the same."""
+    order, load, evaluate = [], Worker._load, Worker._evaluate
+    monkeypatch.setattr(Worker, "_load", lambda self, task: (order.append(f"read {task.name}"), load(self, task))[1])
+    monkeypatch.setattr(Worker, "_evaluate", lambda self, loaded: (order.append("register"), evaluate(self, loaded))[1])
+    assert run(mine, "kept", "--max_memory_gb=100") == 0
+    assert order == ["read p0", "register", "read p1", "register", "read p2", "register"]
+    assert contents(mine / "kept") == contents(finished / "out")
 
 
 def test_a_gpu_without_room_for_the_network(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from shared_components.errors import InputError
 
-from . import memory, robustness_tables, solver, speed, tables, throughput
+from . import budget, memory, robustness_tables, solver, speed, tables, throughput
 
 _HEADS = {
     "dice": ("Dice, all", 3),
@@ -101,6 +101,7 @@ TITLES = {
     "accuracy": "Accuracy",
     "speed": "Speed",
     "memory": "Memory",
+    "budget": "Seconds and memory by size",
     "solver": "Solvers",
     "robustness": "Robustness",
     "throughput": "Throughput",
@@ -111,6 +112,7 @@ RENDERERS = {
     ),
     "speed": speed.to_markdown,
     "memory": memory.to_markdown,
+    "budget": budget.to_markdown,
     "solver": solver.to_markdown,
     "robustness": robustness_tables.to_markdown,
     "throughput": throughput.to_markdown,

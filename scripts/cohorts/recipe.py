@@ -16,7 +16,7 @@ import shared_components
 from shared_components.images.files import sha256_of
 
 # where and how fast, not what: a cohort begun on one machine may be finished on another
-_ELSEWHERE = {*PAIR, "output_dir", "datalist", "section", "weights", "device#name", "pairs"}
+_ELSEWHERE = {*PAIR, "output_dir", "datalist", "section", "weights", "device#name", "pairs", "max_memory_gb"}
 WORDS = {
     "bundle": "another bundle",
     "configuration": "the configuration changed",

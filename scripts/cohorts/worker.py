@@ -9,17 +9,19 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from register import _path, bundle_code
 
 from shared_components.cli import quiet
+from shared_components.cuda_memory import fallen_back, free, is_cuda_out_of_memory, rungs
+from shared_components.memory import forget_peak
 
 from .batches import Known, predict_together
-from .faults import StopError, is_cuda_out_of_memory, is_of_place, sentence
+from .faults import StopError, is_of_place, sentence
 from .inputs import Facts, input_facts
+from .job import Job, Loaded
 from .ledger import Ledger
 from .lists import Task
 from .notes import Notes
@@ -28,49 +30,6 @@ from .summary import Row, failed_row, ok_row
 from .thumbnails import make_thumbnails
 
 _SILENT = ("ShowStages", "PrintSummary")  # handlers that talk about one pair at a time
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every worker needs to know; it travels to their processes.
-
-    Attributes:
-        root: folder of the bundle.
-        config_files: its configurations, one on top of the other.
-        chosen: ids that the options change, see ``register.overrides``.
-        output_dir: of the cohort.
-        recipe: goes into the markers.
-        threads: CPU threads of a worker; None gives each its part of what torch would take.
-        workers: how many there are.
-        batch: pairs in one forward pass of the network.
-        verbose: what MONAI says, and tracebacks.
-        asked: options that go into the records of the results, see ``replaying.record``.
-    """
-
-    root: str
-    config_files: tuple[str, ...]
-    chosen: dict[str, Any]
-    output_dir: str
-    recipe: Recipe
-    threads: int | None = None
-    workers: int = 1
-    batch: int = 1
-    verbose: bool = False
-    asked: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Loaded:
-    """A pair in memory: what the network takes, how long that took, the state of its files before, and remarks.
-
-    ``pred`` is what the network made of it, where several pairs went through it at once.
-    """
-
-    batch: dict[str, Any]
-    seconds: float
-    inputs: Facts
-    notes: list[str]
-    pred: Any = None
 
 
 class Worker:
@@ -84,6 +43,7 @@ class Worker:
         self.job, self.ledger = job, Ledger(job.output_dir)
         self._stack, self._notes = ExitStack(), Notes()
         self.device = str(job.chosen.get("device#name", "auto"))
+        self._changes: dict[str, Any] = {}  # ids of the configuration, where the GPU has too little memory
         self._fallback = ""  # why the device is another one than was asked for
         self._parser: Any = None
 
@@ -134,7 +94,12 @@ class Worker:
     def _build(self, device: str) -> None:
         from monai.bundle import create_workflow
 
-        changed = {**self.job.chosen, "device#name": device, "output_dir": _path(str(self.place / "results"))}
+        changed = {
+            **self.job.chosen,
+            **self._changes,
+            "device#name": device,
+            "output_dir": _path(str(self.place / "results")),
+        }
         changed |= {"bundle_root": _path(self.job.root), "datalist": None, "pairs": [], "handlers": self._handlers()}
         files = list(self.job.config_files)
         workflow = create_workflow(config_file=files, logging_file=False, **changed)
@@ -147,13 +112,13 @@ class Worker:
         self.device = str(self._evaluator.state.device)
 
     def _handlers(self) -> list[Any]:
-        from monai.bundle import ConfigParser
-
-        handlers = ConfigParser.load_config_files(list(self.job.config_files)).get("handlers", [])
+        handlers = self._configuration().get("handlers", [])
         return [handler for handler in handlers if str(handler["_target_"]).split(".")[-1] not in _SILENT]
 
-    def load(self, task: Task) -> Future[Loaded]:
-        """Begin to read a pair, in the thread that does so."""
+    def load(self, task: Task) -> Future[Loaded | None]:
+        """Begin to read a pair, in the thread that does so; with a budget of memory it is read in its turn."""
+        if self.job.chosen.get("max_memory_gb") is not None:
+            return self._pool.submit(lambda: None)
         return self._pool.submit(self._load, task)
 
     def _load(self, task: Task) -> Loaded:
@@ -169,7 +134,8 @@ class Worker:
             StopError: as ``finish``.
         """
         if len(group) > 1:
-            self._predict([future.result() for _, future in group if future.exception() is None])
+            read = (future.result() for _, future in group if future.exception() is None)
+            self._predict([pair for pair in read if pair is not None])  # none is read yet where memory is scarce
         for task, future in group:
             yield self.finish(task, future)
 
@@ -186,7 +152,7 @@ class Worker:
             for pair in pairs:
                 pair.pred = None
 
-    def finish(self, task: Task, loading: Future[Loaded]) -> Row:
+    def finish(self, task: Task, loading: Future[Loaded | None]) -> Row:
         """Register a pair that was begun to be read, and put results and marker in their place.
 
         Returns:
@@ -198,7 +164,7 @@ class Worker:
         inputs: Facts | None = None
         try:
             try:
-                loaded = loading.result()
+                loaded = loading.result() or self._load(task)
                 inputs = loaded.inputs
             except Exception as error:
                 return self._failed(task, error, inputs)
@@ -218,15 +184,10 @@ class Worker:
         if self._parser is None:
             self._build(self.device)
         device = self.device
-        try:
-            output = self._evaluate(loaded)
-        except Exception as error:
-            if not is_cuda_out_of_memory(error) or device == "cpu":
-                raise
-            notes.append("CUDA out of memory: registered on the CPU")
-            output = self._on_cpu(loaded)
-            self._parser, self.device = None, device
-            device = "cpu"
+        output = self._tried(loaded)
+        if output is None:
+            output, device, words = self._with_less(loaded)
+            notes.append(words)
         row = ok_row(task, output["metrics"], output["run"], device, "; ".join([*notes, *self._notes.take()]))
         results = Path(output["folder"])
         pictures = _pictures(loaded, results)
@@ -234,17 +195,39 @@ class Worker:
         self.ledger.publish(task.name, results, record)
         return row
 
-    def _on_cpu(self, loaded: Loaded) -> dict[str, Any]:
-        import torch
+    def _tried(self, loaded: Loaded) -> dict[str, Any] | None:
+        """Return what came of a pair, or None where the GPU has too little memory for it."""
+        try:
+            return self._evaluate(loaded)
+        except Exception as error:
+            if self.device == "cpu" or not is_cuda_out_of_memory(error):
+                raise
+        return None
 
-        self._evaluator = self._parser = None
-        torch.cuda.empty_cache()
-        self._build("cpu")
-        return self._evaluate(loaded)
+    def _with_less(self, loaded: Loaded) -> tuple[dict[str, Any], str, str]:
+        """Return what came of a pair with less memory of the GPU, or none, on which device, and what was done."""
+        device, ladder = self.device, rungs(self._configuration())
+        try:
+            for self._changes, words in ladder:
+                self._evaluator = self._parser = None
+                free()
+                self._build(self._changes.get("device#name", device))
+                told = f"CUDA out of memory: {words}"
+                with fallen_back(told):
+                    if (output := self._tried(loaded)) is not None:
+                        return output, self.device, told
+        finally:  # the next pair begins as it was asked for
+            self._changes, self._parser, self.device = {}, None, device
+        raise AssertionError("the CPU does it or fails")
+
+    def _configuration(self) -> dict[str, Any]:
+        from monai.bundle import ConfigParser
+
+        return {**ConfigParser.load_config_files(list(self.job.config_files)), **self.job.chosen}
 
     def _evaluate(self, loaded: Loaded) -> dict[str, Any]:
         """Run the evaluator on one pair, from the state in which register.py would."""
-        _forget_peak_memory()
+        forget_peak()
         self._seed()
         loaded.batch["pair"].started = time.perf_counter() - loaded.seconds  # without what it waited for its turn
         engine = self._evaluator
@@ -281,15 +264,3 @@ def _pictures(loaded: Loaded, results: Path) -> dict[str, str]:
     except Exception as error:
         logging.getLogger(__name__).debug("no thumbnails: %s", error)
         return {}
-
-
-def _forget_peak_memory() -> None:
-    """Let the peaks of memory begin anew, so that a pair is told its own (Linux; elsewhere that of the process)."""
-    import torch
-
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()

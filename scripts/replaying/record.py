@@ -29,7 +29,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
 OPTIONS = tuple(name for name in _KINDS if name not in ("set", "initial_transform"))
 FILES = tuple(f"{side}{kind}" for side in ("fixed", "moving") for kind in ("", "_label", "_points", "_mask"))
 WORDS = ("centre_of_mass", "header", "meta_affine")  # initial transforms that are no file
-_ELSEWHERE = (*FILES, "weights", "output_dir", "device", "bundle_root", "datalist", "section")
+_ELSEWHERE = (*FILES, "weights", "output_dir", "device", "bundle_root", "datalist", "section", "max_memory_gb")
 _NEEDED = ("bundle", "fixed", "options", "results", "versions")
 _OF_PAIR, _OF_SERIES = ("moving", "inputs"), ("series", "fixed_frame")
 

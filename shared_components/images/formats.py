@@ -77,6 +77,24 @@ def load_raw(path: str | os.PathLike, what: str) -> RawFile:
     raise InputError(f"{what} {path} has a format that is not read here; convert it to one of {known}")
 
 
+def grid_of(path: str | os.PathLike) -> tuple[int, ...] | None:
+    """Return the shape that a file's header tells, nothing else being read; None where it does not."""
+    try:
+        suffix = suffix_of(path)
+        if suffix in NIBABEL_SUFFIXES:
+            return tuple(int(n) for n in nib.load(path).shape)
+        if suffix in ITK_SUFFIXES:
+            import SimpleITK as sitk
+
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(path))
+            reader.ReadImageInformation()
+            return tuple(int(n) for n in reader.GetSize())
+        return pictures.grid_of(path) if suffix in pictures.SUFFIXES else None
+    except (ImportError, RuntimeError, *_DAMAGED):
+        return None
+
+
 def _damaged(path: Path, what: str, reason: object) -> InputError:
     reason = " ".join(str(reason).split())[:160]
     return InputError(f"{what} {path} is damaged or cut short ({reason}); copy or export it again")

@@ -50,6 +50,12 @@ def decode(path: Path) -> tuple[np.ndarray, int, tuple[float, float]]:
     return values.transpose(*reversed(range(grid)), *range(grid, values.ndim)), components, size_mm
 
 
+def grid_of(path: Path) -> tuple[int, ...]:
+    """Return (columns, rows) as the header tells."""
+    with Picture.open(path, formats=_FORMATS) as picture:
+        return picture.size
+
+
 def _channels(picture: Picture.Image) -> np.ndarray:
     """Return (rows, columns, components), native byte order; one bit becomes 0 and 255, as in ITK."""
     picture = picture.convert(_UNPACKED[picture.mode]) if picture.mode in _UNPACKED else picture

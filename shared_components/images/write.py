@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections.abc import Iterable
+from typing import IO
 
 import nibabel as nib
 import numpy as np
@@ -59,8 +61,13 @@ def nifti_of(values: np.ndarray, frame: Frame) -> nib.Nifti1Image:
     return image
 
 
-def write_nifti(path: str | os.PathLike, image: nib.Nifti1Image) -> None:
+def write_nifti(path: str | os.PathLike, image: nib.Nifti1Image, parts: Iterable[np.ndarray] | None = None) -> None:
     """Write a NIfTI image under a temporary name and rename it; compressed bytes carry no time and no name.
+
+    Args:
+        path: .nii or .nii.gz.
+        image: what to write.
+        parts: instead of its values: arrays of its number type that make it up along its last axis, (*spatial) each.
 
     Raises:
         InputError: the suffix is neither .nii nor .nii.gz, or the place cannot be written.
@@ -71,9 +78,22 @@ def write_nifti(path: str | os.PathLike, image: nib.Nifti1Image) -> None:
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         if suffix.endswith(".gz"):
             with gzip.GzipFile("", "wb", compresslevel=_LEVEL, fileobj=stream, mtime=0) as packed:
-                image.to_stream(packed)
+                _write(packed, image, parts)
         else:
-            image.to_stream(stream)
+            _write(stream, image, parts)
+
+
+def _write(stream: IO[bytes], image: nib.Nifti1Image, parts: Iterable[np.ndarray] | None) -> None:
+    if parts is None:
+        image.to_stream(stream)
+        return
+    header = image.header.copy()
+    header.set_slope_inter(1, 0)  # as nibabel does when it need not scale
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    header.write_to(stream)  # and four bytes that say that no extension follows
+    for part in parts:
+        for k in range(part.shape[-1]):  # the first axis runs fastest in the file
+            stream.write(part[..., k].tobytes(order="F"))
 
 
 _LEVEL = 1  # 1 to 9: higher levels cost seconds a field and save a few per cent of floating-point noise
@@ -100,7 +120,7 @@ def _storable(values: np.ndarray) -> np.ndarray:
 
 def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if dtype.kind not in "iu" or values.dtype == dtype:
-        return _storable(values.astype(dtype))
+        return _storable(values.astype(dtype, copy=False))
     limits = np.iinfo(dtype)
     low, high = int(limits.min), int(limits.max)
     values = values if values.dtype.kind in "iu" else np.rint(values.astype(np.float64))

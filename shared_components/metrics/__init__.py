@@ -23,7 +23,6 @@ from .jacobian import (
     folded_cells,
     folds_percent,
     inverse_consistency_error,
-    jacobian_statistics,
     log_asymmetry,
     ndv_percent,
     non_diffeomorphic_volume,
@@ -33,6 +32,7 @@ from .jacobian import (
 )
 from .overlap import common_labels, dice, iou, mean_over_labels
 from .points import distance_statistics, tre_mm
+from .statistics import field_statistics, jacobian_statistics
 from .summary import field_summary, label_summary, plain
 from .surface import hd95_l2r, hd95_mm, surface_voxels
 
@@ -41,6 +41,7 @@ __all__ = [
     "diagonal_folds_percent",
     "dice",
     "distance_statistics",
+    "field_statistics",
     "field_summary",
     "folded_cells",
     "folds_percent",

@@ -77,27 +77,6 @@ def sdlogj_l2r(ddf: Field, mask: Field | None = None) -> float:
     return _sdlogj_l2r(*_determinant_and_mask(ddf, mask))
 
 
-def jacobian_statistics(ddf: Field, mask: Field | None = None) -> dict[str, float]:
-    """Return folds_percent, folded_voxels, ndv_percent, sdlogj, sdlogj_l2r and det_min, det_median, det_max at once.
-
-    The central-difference determinant is computed once for all of them; det_* are of that determinant.
-    """
-    det, chosen = _determinant_and_mask(ddf, mask)
-    deviation, folded = _sdlogj(det, chosen)
-    values = det[chosen]
-    low, middle, high = (values.min(), values.median(), values.max()) if values.numel() else (math.nan,) * 3
-    return {
-        "folds_percent": _folds_percent(det, chosen),
-        "folded_voxels": folded,
-        "ndv_percent": ndv_percent(ddf, mask),
-        "sdlogj": deviation,
-        "sdlogj_l2r": _sdlogj_l2r(det, chosen),
-        "det_min": float(low),
-        "det_median": float(middle),
-        "det_max": float(high),
-    }
-
-
 def _determinant_and_mask(ddf: Field, mask: Field | None) -> tuple[Tensor, Tensor]:
     field = as_field(ddf)
     return jacobian_determinant(field)[0], _as_mask(mask, field)
@@ -204,12 +183,16 @@ def non_diffeomorphic_volume(ddf: Field, mask: Field | None = None) -> float:
     Reference: Liu et al., On finite difference Jacobian computation in deformable image registration, IJCV 2024.
     """
     field = as_field(ddf)
-    chosen, field = _as_mask(mask, field), field[0]
-    ndim, total = field.shape[0], 0.0
-    for start in range(0, field.shape[1] - 1, _SLAB):
-        planes = min(_SLAB + 1, field.shape[1] - start)
+    return turned_volume(field[0], _as_mask(mask, field))
+
+
+def turned_volume(ddf: Tensor, chosen: Tensor) -> float:
+    """Return ``non_diffeomorphic_volume`` of (D, *spatial) for a mask of bool (*spatial)."""
+    ndim, total = ddf.shape[0], 0.0
+    for start in range(0, ddf.shape[1] - 1, _SLAB):
+        planes = min(_SLAB + 1, ddf.shape[1] - start)
         inside = chosen.narrow(0, start, planes)[None]
-        for det, corner in _simplices(field.narrow(1, start, planes)):
+        for det, corner in _simplices(ddf.narrow(1, start, planes)):
             total += float((det.clamp(max=0) * _vertex(inside, corner)[0]).sum(dtype=torch.float64))
     return abs(total) / (2 * math.factorial(ndim))
 

@@ -12,6 +12,7 @@ from ..errors import InputError
 
 Labels = np.ndarray | Tensor
 Absent = Literal["skip", "zero"]
+_CHUNK = 1 << 19  # voxels counted at once
 _DENSE = 1 << 20  # up to this label value a table indexed by the label is cheaper than sorting the voxels
 
 
@@ -54,9 +55,11 @@ def label_counts(fixed: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.n
     if low < 0 or high >= _DENSE:
         values, codes = np.unique(np.concatenate([fixed, moved]), return_inverse=True)
         fixed, moved, high = codes[: fixed.size], codes[fixed.size :], len(values) - 1
-    in_fixed, in_moved, in_both = (
-        np.bincount(x, minlength=high + 1) for x in (fixed, moved, fixed[np.equal(fixed, moved)])
-    )
+    in_fixed, in_moved, in_both = np.zeros((3, high + 1), np.int64)
+    for start in range(0, fixed.size, _CHUNK):  # bincount turns all it gets into 64-bit numbers
+        a, b = (x[start : start + _CHUNK] for x in (fixed, moved))
+        for counts, values_here in ((in_fixed, a), (in_moved, b), (in_both, a[a == b])):
+            counts += np.bincount(values_here, minlength=high + 1)
     values = np.arange(high + 1) if values is None else values
     keep = (in_fixed + in_moved > 0) & (values != 0)
     return values[keep], in_fixed[keep], in_moved[keep], in_both[keep]

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .jacobian import Field, as_field, jacobian_statistics, std_jacobian
+from ..slabs import slabs
+from .jacobian import Field, _as_mask, as_field
 from .overlap import Labels, as_pair, dice, iou, label_counts, mean_over_labels
 from .points import distance_statistics
+from .statistics import field_statistics
 from .surface import hd95_l2r, hd95_mm
 
 Summary = dict[str, Any]
@@ -38,16 +40,12 @@ def field_summary(ddf_vox: Field, spacing_mm: Sequence[float], mask: Field | Non
         displacement_mm {mean, p95, max}, all of ``jacobian_statistics``, std_jacobian. None: not defined here.
     """
     field = as_field(ddf_vox)
-    shape = field.shape[2:]
+    chosen = _as_mask(mask, field)
     step = torch.tensor([float(s) for s in spacing_mm], dtype=field.dtype, device=field.device)
-    length = (field[0] * step.view(-1, *(1,) * len(shape))).norm(dim=0)
-    length = length if mask is None else length[torch.as_tensor(mask).to(field.device).reshape(shape) != 0]
+    length = (field[0] * step.view(-1, *(1,) * chosen.ndim)).norm(dim=0)[chosen]
+    parts = (field[0][:, where] for where in slabs(chosen.shape))
     return plain(
-        {
-            "displacement_mm": distance_statistics(length.double().cpu().numpy()),
-            **jacobian_statistics(field, mask),
-            "std_jacobian": std_jacobian(field),
-        }
+        {"displacement_mm": distance_statistics(length.double().cpu().numpy()), **field_statistics(parts, chosen)}
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..geometry import Frame, apply_affine, cut_frame, vox_to_vox
+from ..slabs import slabs
 from ..transform import pull
 from ..warp import affine_coords
 
@@ -19,15 +20,17 @@ INITIAL = ("centre_of_mass", "header", "meta_affine")
 
 def center_of_mass_mm(image: Tensor, frame: Frame) -> np.ndarray:
     """Return the (D,) RAS mm centre of mass of (1, *spatial) intensities above the image's minimum."""
-    weight = (image[0].double() - image.min().double()).clamp_min(0)
-    total = weight.sum()
+    low, shape = image.min().double(), image.shape[1:]
+    along = [torch.zeros(n, dtype=torch.float64) for n in shape]
+    for where in slabs(shape):
+        weight = (image[0, where].double() - low).clamp_min_(0)
+        along[0][where] = weight.sum([axis for axis in range(weight.ndim) if axis])
+        for axis in range(1, weight.ndim):
+            along[axis] += weight.sum([other for other in range(weight.ndim) if other != axis])
+    total = along[0].sum()
     if total <= 0:
         return frame.center_mm
-    center = []
-    for axis, n in enumerate(weight.shape):
-        along = weight.sum([a for a in range(weight.ndim) if a != axis])
-        center.append(float((along * torch.arange(n, dtype=along.dtype)).sum() / total))
-    return frame.to_mm(np.asarray(center))
+    return frame.to_mm(np.asarray([float((one * torch.arange(len(one)).double()).sum() / total) for one in along]))
 
 
 def initial_world(
@@ -95,7 +98,7 @@ def smooth_for(image: Tensor, source: Frame, target_spacing: np.ndarray) -> Tens
 
     The Gaussian's full width at half maximum makes up the difference between the voxel sizes, in mm.
     """
-    out = image[None]
+    out = image
     for axis, step in enumerate(source.spacing):
         widen = target_spacing[axis] ** 2 - step**2
         if widen <= 0.1 * step**2 or image.shape[axis + 1] < 2:
@@ -105,11 +108,21 @@ def smooth_for(image: Tensor, source: Frame, target_spacing: np.ndarray) -> Tens
         x = torch.arange(-radius, radius + 1, dtype=torch.float32)
         kernel = torch.exp(-0.5 * (x / sigma) ** 2)
         kernel = kernel / kernel.sum()
-        moved = out.movedim(axis + 2, -1)
-        flat = moved.reshape(-1, 1, moved.shape[-1])
-        flat = F.conv1d(F.pad(flat, (radius, radius), mode="replicate"), kernel.view(1, 1, -1))
-        out = flat.view(moved.shape).movedim(-1, axis + 2)
-    return out[0]
+        out = _convolved(out, axis, kernel, radius)
+    return out
+
+
+def _convolved(image: Tensor, axis: int, kernel: Tensor, radius: int) -> Tensor:
+    """Convolve (1, *spatial) along an axis, border values repeated, a slab of another axis at a time."""
+    across = 1 if axis else image.ndim - 1
+    out = torch.empty_like(image)
+    source, target = (x.movedim(across, 0) for x in (image, out))
+    for where in slabs(source.shape):
+        lines = source[where].movedim(across, 0).movedim(axis + 1, -1)
+        flat = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (radius, radius), mode="replicate")
+        found = F.conv1d(flat, kernel.view(1, 1, -1)).view(lines.shape)
+        target[where] = found.movedim(-1, axis + 1).movedim(0, across)
+    return out
 
 
 def spacing_along(source: Frame, network: Frame) -> np.ndarray:
@@ -132,11 +145,12 @@ def intensity_window(image: Tensor, percentile: float = 99.5) -> tuple[float, fl
     """Return (minimum, ``percentile`` of what lies above the minimum): the range that is scaled to [0, 1]."""
     values = image.flatten()
     low = float(values.min())
-    values = values[values > low]
-    if values.numel() == 0:
+    values = values[values > low].numpy()
+    if values.size == 0:
         return low, low + 1.0
-    rank = max(1, round(percentile / 100 * values.numel()))
-    high = float(values.kthvalue(rank).values)
+    rank = max(1, round(percentile / 100 * values.size))
+    values.partition(rank - 1)  # in place: kthvalue would take four times the memory
+    high = float(values[rank - 1])
     return low, high if high > low else float(values.max())
 
 

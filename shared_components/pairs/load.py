@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..geometry import Frame, apply_affine
 from ..images import Image, read_image, read_labels
 from ..images.files import stem_of
 from ..itk_io import read_transform
+from ..memory import MemoryBudget, Plan
 from ..monai_label import asked_pair, is_request, tells_client
 from ..names import pair_name
 from ..points import check_points_inside, read_points
@@ -40,6 +41,7 @@ class Pair:
         target: the transform fixed mm -> moving mm to be learned, for supervised training; None otherwise.
         initial: (D+1, D+1) world map fixed mm -> moving mm applied before the network.
         network: the grid that the network saw.
+        plan: how it is kept within a budget of memory.
         started: ``time.perf_counter`` when reading began.
     """
 
@@ -51,6 +53,7 @@ class Pair:
     target: PhysicalField | None = None
     initial: np.ndarray | None = None
     network: Frame | None = None
+    plan: Plan = field(default_factory=Plan)
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -63,6 +66,11 @@ class Pair:
         """The moving image."""
         return self.images["moving"]
 
+    def forget(self) -> None:
+        """Let go of all images: the pair is done."""
+        for kept in (self.images, self.labels, self.masks):
+            kept.clear()
+
 
 class LoadPair:
     """Read and check what an item names: {"fixed", "moving", labels, masks, points, "ddf"} or {"image", "label"}.
@@ -72,13 +80,14 @@ class LoadPair:
 
     Args:
         ndim: spatial dimensions D that every file must have, 2 or 3.
+        budget: of memory; None: there is none.
 
     Raises:
         InputError: one sentence with the file, the fault and the remedy.
     """
 
-    def __init__(self, ndim: int = 3) -> None:
-        self.ndim = ndim
+    def __init__(self, ndim: int = 3, budget: MemoryBudget | None = None) -> None:
+        self.ndim, self.budget = ndim, budget or MemoryBudget()
 
     @tells_client
     def __call__(self, item: Item) -> Item:
@@ -94,8 +103,9 @@ class LoadPair:
         if Path(item["fixed"]).resolve() == Path(item["moving"]).resolve():
             raise InputError(f"fixed and moving are the same file, {item['fixed']}; give two different images")
         started = time.perf_counter()
+        plan = self.budget.plan(item)
         images = {side: read_image(item[side], f"{side} image", self.ndim) for side in SIDES}
-        pair = Pair(images, started=started)
+        pair = Pair(images, plan=plan, started=started)
         for side in SIDES:
             self._extras(pair, item, side)
         if item.get("ddf"):
@@ -250,12 +260,19 @@ def _spacing(frame: Frame) -> Tensor:
     return torch.from_numpy(frame.spacing)
 
 
-def make_preprocessing(size: Sequence[int], spacing: float | Sequence[float] | str, **options: Any) -> Compose:
+def make_preprocessing(
+    size: Sequence[int],
+    spacing: float | Sequence[float] | str,
+    memory: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Compose:
     """Return the transforms from an item with paths to the network's view.
 
     Args:
         size: of the network grid in voxels; two numbers make pairs of 2-D images, three make volumes.
         spacing: of the network grid in mm, or "fit".
+        memory: arguments of ``MemoryBudget`` beside ``size``.
         options: further arguments of ``FramePair``.
     """
-    return Compose([LoadPair(len(size)), FramePair(size, spacing, **options)])
+    budget = MemoryBudget(size=size, **(memory or {}))
+    return Compose([LoadPair(len(size), budget), FramePair(size, spacing, **options)])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..geometry import Frame, apply_affine
-from ..metrics import field_summary, inverse_consistency_error, label_summary, plain, tre_mm
+from ..images import Image
+from ..metrics import field_statistics, inverse_consistency_error, label_summary, plain, tre_mm
 from ..pairs.load import Pair
-from ..similarity import correlation_loss
+from ..similarity import correlation_of_parts
 from ..transform import PhysicalField, affine_field, carry, carry_values
 from ..unfold import unfold_field
 from ..warp import invert
@@ -33,6 +35,8 @@ class Registration:
         affine_only: that is the whole result, and ``ddf`` samples it: fields are then exactly affine also where the
             network frame ends.
         diffeomorphic: both fields are kept free of folds on the grids on which they are written.
+        hold: False: the fields are made anew wherever they are looked at, unless they are ``diffeomorphic``; the same
+            bits, less memory, more time.
     """
 
     pair: Pair
@@ -40,6 +44,7 @@ class Registration:
     affine_world: np.ndarray | None = None
     affine_only: bool = False
     diffeomorphic: bool = False
+    hold: bool = True
     _inverse: tuple[Tensor, float] | None = field(default=None, repr=False)
 
     @property
@@ -61,19 +66,23 @@ class Registration:
     def _forth(self) -> tuple[PhysicalField, dict[str, float]]:
         pair, base = self.pair, self.affine_world if self.affine_only else self.pair.initial
         if self.affine_only:
-            found = affine_field(base, pair.fixed.frame)
+            found = affine_field(base, pair.fixed.frame, self._held)
         else:
-            found = carry(self.ddf, pair.network, pair.fixed.frame, after=base)
+            found = carry(self.ddf, pair.network, pair.fixed.frame, after=base, hold=self._held)
         return unfold_field(found, base) if self.diffeomorphic else (found, {})
 
     @cached_property
     def _back(self) -> tuple[PhysicalField, dict[str, float]]:
         pair, base = self.pair, np.linalg.inv(self.affine_world if self.affine_only else self.pair.initial)
         if self.affine_only:
-            found = affine_field(base, pair.moving.frame)
+            found = affine_field(base, pair.moving.frame, self._held)
         else:
-            found = carry(self._inverted()[0], pair.network, pair.moving.frame, before=base)
+            found = carry(self._inverted()[0], pair.network, pair.moving.frame, before=base, hold=self._held)
         return unfold_field(found, base) if self.diffeomorphic else (found, {})
+
+    @property
+    def _held(self) -> bool:
+        return self.hold or self.diffeomorphic
 
     @property
     def inverse_residual_vox(self) -> float:
@@ -90,7 +99,7 @@ class Registration:
         frame = self.pair.fixed.frame
         if stage == "after":
             return self.field
-        return affine_field(np.eye(frame.ndim + 1) if stage == "header" else self.pair.initial, frame)
+        return affine_field(np.eye(frame.ndim + 1) if stage == "header" else self.pair.initial, frame, hold=False)
 
     def moved(self, stage: str = "after") -> Tensor:
         """The moving image on the fixed grid, (1, *fixed)."""
@@ -117,11 +126,12 @@ def measure(result: Registration) -> dict[str, Any]:
     """
     pair, spacing = result.pair, result.pair.fixed.frame.spacing
     fixed = pair.fixed.array
-    inside = (fixed > fixed.min()).float()[None]
+    inside = fixed > fixed.min()
     metrics: dict[str, Any] = {"similarity": {"correlation": {}}}
     for stage in STAGES:
-        loss = correlation_loss(fixed[None], result.moved(stage)[None], inside)
-        metrics["similarity"]["correlation"][stage] = round(1 - float(loss), 6)
+        parts = result.at(stage).resampled_parts(pair.moving.array, pair.moving.frame)
+        correlation = correlation_of_parts((fixed[:, at], part, inside[:, at]) for at, part in parts)
+        metrics["similarity"]["correlation"][stage] = round(correlation, 6)
     if len(pair.labels) == 2:
         metrics["labels"] = {}
         for stage in STAGES:
@@ -142,13 +152,20 @@ def describe_field(result: Registration) -> dict[str, Any]:
     """
     pair = result.pair
     frame = pair.fixed.frame
-    mask = (pair.fixed.array[0] > pair.fixed.array.min()).numpy()
-    summary = field_summary(result.field.voxel_ddf(), frame.spacing, mask)
-    initial = affine_field(pair.initial, frame).ddf_mm
-    length = np.linalg.norm(result.field.ddf_mm - initial, axis=0)[mask]
+    mask = pair.fixed.array[0] > pair.fixed.array.min()
+    initial, linear = result.at("initial"), torch.from_numpy(np.linalg.inv(frame.matrix)).float()
+    lengths = []
+
+    def voxels() -> Iterator[Tensor]:
+        for where, part in result.field.parts():
+            lengths.append(np.linalg.norm(part - initial.part(where), axis=0)[mask[where].numpy()])
+            yield torch.einsum("ij,j...->i...", linear, torch.from_numpy(part))
+
+    summary = field_statistics(voxels(), mask)
+    length = np.concatenate(lengths)
     summary["displacement_mm"] = {
         "mean": float(length.mean()),
-        "p95": float(np.percentile(length, 95)),
+        "p95": float(np.percentile(length, 95, overwrite_input=True)),
         "max": float(length.max()),
     }
     inverse, residual = result._inverted()
@@ -156,6 +173,21 @@ def describe_field(result: Registration) -> dict[str, Any]:
     summary["inverse_consistency_mm"] = inverse_consistency_error(result.ddf, inverse, network.spacing)
     summary["inverse_residual_vox"] = residual
     return plain(summary)
+
+
+def thinned(result: Registration, step: int) -> Registration:
+    """Return the same registration on every ``step``-th voxel of the fixed grid along each axis, for pictures."""
+    pair = result.pair
+    every = (slice(None), *(slice(None, None, step),) * pair.fixed.frame.ndim)
+
+    def thin(image: Image) -> Image:
+        array, affine = image.array[every], image.frame.affine.copy()
+        affine[:-1, :-1] *= step
+        return replace(image, array=array, frame=Frame(tuple(array.shape[1:]), affine))
+
+    images, labels = ({**kept, "fixed": thin(kept["fixed"])} if "fixed" in kept else kept
+                      for kept in (pair.images, pair.labels))  # fmt: skip
+    return replace(result, pair=replace(pair, images=images, labels=labels), hold=True)
 
 
 def expected_error(result: Registration, error_mm: Tensor) -> tuple[Tensor, dict[str, float]]:

@@ -11,22 +11,23 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..cuda_memory import fallback_facts
 from ..errors import InputError
 from ..images import write_image
 from ..itk_io import write_affine, write_field
+from ..memory import give_back_memory
 from ..metrics import plain
 from ..monai_label import answered, is_request, model_file, tells_client
 from ..names import folder_name
 from ..pairs.datasets import Item
-from ..report import ReportData, write_report
 from ..verdict import tell
+from .page import table, write_page
 from .records import asked_options, bundle_name, describe_frame, device_of, identify, identify_all, library_versions
 from .registration import Registration, affine_world, as_batch, expected_error, measure
 from .verdict import FALLBACK, AddVerdict
@@ -125,6 +126,8 @@ class SaveRegistration:
         What the verdict calls failed is written all the same, and beside it what is left without the method.
         """
         pair, request = data["pair"], is_request(data)
+        if pair.plan.max_gb is not None:
+            give_back_memory()  # of the network
         own = self.subfolders or request
         folder = self.output_dir / folder_name(data["name"]) if own else self.output_dir
         result = self.result(data)
@@ -139,15 +142,16 @@ class SaveRegistration:
             (place / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
             kept = {**records, **data.get("record", {}), "results": identify_all(place.iterdir())}
             (place / "transform.json").write_text(json.dumps(kept, indent=2) + "\n")
-            run = self.run_facts(pair.started) | device_of(self.network)
+            run = self.run_facts(pair.started) | device_of(self.network) | pair.plan.facts()
             (place / "run.json").write_text(json.dumps(run, indent=2) + "\n")
             if self.report and not request:
-                page = self._report(result, metrics, records, run, data["name"])
-                shown = None if error_mm is None else error_mm.numpy()
-                write_report(place / "report.html", replace(page, expected_error_mm=shown))
+                facts = {**records, **run}
+                write_page(place / "report.html", result, metrics, facts, data["name"], error_mm)
         for name in () if failed else FALLBACK:  # of an earlier result in this folder
             (folder / name).unlink(missing_ok=True)
         tell(metrics["verdict"]["level"])
+        if self.subfolders and pair.plan.max_gb is not None:
+            pair.forget()  # the engine keeps this pair until the next one is read
         done = {**data, "metrics": metrics, "run": run, "folder": str(folder)}
         return answered(done, result, table(metrics)) if request else done
 
@@ -156,7 +160,8 @@ class SaveRegistration:
         world = self._affine(data)
         whole = world is not None and "refine" not in data and getattr(self.network, "affine_only", False)
         ddf = as_batch(data["pred"], data["pair"].network.ndim)
-        return Registration(data["pair"], ddf, world, whole, diffeomorphic="unfolded" in data)
+        hold = data["pair"].plan.means.hold
+        return Registration(data["pair"], ddf, world, whole, diffeomorphic="unfolded" in data, hold=hold)
 
     def measured(self, result: Registration, data: Item) -> tuple[dict[str, Any], Tensor | None]:
         """Return metrics.json and, where it was predicted, the expected error on the fixed grid, (*fixed) mm."""
@@ -235,61 +240,4 @@ class SaveRegistration:
         }
         if torch.cuda.is_available():
             facts["peak_cuda_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 0)
-        return facts
-
-    def _report(
-        self, result: Registration, metrics: dict[str, Any], records: dict[str, Any], run: dict[str, Any], name: str
-    ) -> ReportData:
-        pair, labels = result.pair, result.pair.labels
-        both = len(labels) == 2
-        return ReportData(
-            title=name,
-            frame=pair.fixed.frame,
-            fixed=pair.fixed.array[0].numpy(),
-            moved_before=result.moved("initial")[0].numpy(),
-            moved=result.moved()[0].numpy(),
-            ddf_mm=result.field.ddf_mm,
-            fixed_label=labels["fixed"].array[0].numpy() if both else None,
-            moved_label_before=result.moved_label("initial")[0].numpy() if both else None,
-            moved_label=result.moved_label()[0].numpy() if both else None,
-            fixed_points_mm=pair.points_mm.get("fixed"),
-            moving_points_mm=pair.points_mm.get("moving"),
-            mapped_points_mm=result.mapped_points(),
-            initial_world=pair.initial,
-            metrics=table(metrics),
-            verdict=metrics["verdict"],
-            run={**records, **run},
-        )
-
-
-def table(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return the rows a person reads first: {name: {before, after, unit}}; before is after the initial transform."""
-    rows: dict[str, Any] = {}
-
-    def add(name: str, group: dict[str, Any], key: str, unit: str) -> None:
-        rows[name] = {"before": group["initial"][key], "after": group["after"][key], "unit": unit}
-
-    correlation = metrics["similarity"]["correlation"]
-    rows["correlation in the fixed foreground"] = {
-        "before": correlation["initial"],
-        "after": correlation["after"],
-        "unit": "",
-    }
-    if "labels" in metrics:
-        means = {stage: value["mean"] for stage, value in metrics["labels"].items()}
-        add("label Dice, mean", means, "dice", "")
-        add("label HD95, mean", means, "hd95_mm", "mm")
-    if "points" in metrics:
-        add("landmark error (TRE), mean", metrics["points"], "mean", "mm")
-        add("landmark error (TRE), largest", metrics["points"], "max", "mm")
-    field = metrics["field"]
-    for name, value, unit in (
-        ("folds (central J <= 0)", field["folds_percent"], "%"),
-        ("folds (strict, NDV)", field["ndv_percent"], "%"),
-        ("SD of log J", field["sdlogj"], ""),
-        ("displacement, mean", field["displacement_mm"]["mean"], "mm"),
-        ("displacement, largest", field["displacement_mm"]["max"], "mm"),
-        ("inverse consistency error, mean", field["inverse_consistency_mm"]["mean"], "mm"),
-    ):
-        rows[name] = {"before": None, "after": value, "unit": unit}
-    return rows
+        return facts | fallback_facts()

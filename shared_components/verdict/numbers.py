@@ -28,6 +28,7 @@ from torch import Tensor
 from ..geometry import Frame
 from ..metrics import plain
 from ..similarity import box_sum, correlation_loss
+from ..transform import PhysicalField
 from ..warp import jacobian_determinant, warp_image
 
 if TYPE_CHECKING:  # results need this package
@@ -151,9 +152,19 @@ def coverage(result: Registration) -> dict[str, float]:
         inside = np.flatnonzero(foreground(here.array[0]).numpy())
         inside = inside[:: max(1, len(inside) // POINTS)]
         index = np.stack(np.unravel_index(inside, here.frame.shape), -1)
-        end_mm = here.frame.to_mm(index) + field.ddf_mm.reshape(here.frame.ndim, -1)[:, inside].T
+        end_mm = here.frame.to_mm(index) + _at(field, index)
         found[name] = 100 * float(1 - _within(end_mm, there.frame).mean()) if len(inside) else 0.0
     return plain(found)
+
+
+def _at(field: PhysicalField, index: np.ndarray) -> np.ndarray:
+    """Return the displacement (N, D) in RAS mm at voxels (N, D) that are sorted by their first index."""
+    found = np.empty(index.shape, np.float32)
+    for where, part in field.parts():
+        these = slice(*np.searchsorted(index[:, 0], (where.start, where.stop)))
+        first, *others = index[these].T
+        found[these] = part[(slice(None), first - where.start, *others)].T
+    return found
 
 
 def _within(points_mm: np.ndarray, frame: Frame) -> np.ndarray:
