@@ -27,10 +27,10 @@ from pathlib import Path
 
 import register
 from cohorts.crew import BuildError
+from cohorts.job import Job
 from cohorts.lists import read_shard, read_tasks
 from cohorts.recipe import make_recipe
 from cohorts.run import run_cohort
-from cohorts.worker import Job
 from replaying.record import recorded_options
 
 from shared_components.cli import FAULT_OF_PROGRAM, run_main

@@ -11,7 +11,8 @@ import pytest
 import torch
 from cohort_case import contents, pairs_of, run, table
 from cohorts import batches, worker
-from cohorts.worker import Loaded, Worker
+from cohorts.job import Loaded
+from cohorts.worker import Worker
 
 from shared_components.results import save
 

@@ -30,7 +30,8 @@ from shared_components.uncertainty import (
     reliability,
     spearman,
 )
-from shared_components.uncertainty.fit import known_series, signs_and_errors
+from shared_components.uncertainty.fit import known_items, known_pairs, pooled, signs_and_errors
+from shared_components.uncertainty.signs import CONTRADICTIONS, shift_by
 
 SHAPE, SPACING = (12, 10), (2.0, 0.5)
 
@@ -82,7 +83,7 @@ def test_a_network_that_contradicts_itself_nowhere_shows_no_sign(image: Tensor) 
 
 
 def test_signs_are_lengths_in_mm(image: Tensor) -> None:
-    found = find_signs(Constant(), image, torch.tensor(SPACING), ((0,), (1,)), sequence=True)
+    found = find_signs(Constant(), image, torch.tensor(SPACING), ((0,), (1,)), sequence=True, shifts=((1, -2),))
     assert {name: tuple(values.shape) for name, values in found.items()} == dict.fromkeys(SIGNS, (2, *SHAPE))
     twice = np.hypot(2 * 0.5 * 2.0, 2 * 2.0 * 0.5)
     torch.testing.assert_close(found["inverse"], torch.full((2, *SHAPE), float(twice)))
@@ -90,7 +91,71 @@ def test_signs_are_lengths_in_mm(image: Tensor) -> None:
     torch.testing.assert_close(found["flips"], torch.full((2, *SHAPE), float(both)))
     torch.testing.assert_close(found["sequence"], torch.full((2, *SHAPE), float(np.hypot(0.5, 0.5))))
     torch.testing.assert_close(found["motion"], torch.full((2, *SHAPE), float(np.hypot(1, 1))))
-    assert set(find_signs(Constant(), image, SPACING, ())) == {"inverse", "motion", "mismatch"}
+    assert not found["shifts"].any()  # the same wherever the images lie
+    assert set(find_signs(Constant(), image, SPACING, ())) == {"inverse", "motion", "drift", "wide_drift", "mismatch"}
+
+
+class Position(nn.Module):
+    """A network that holds on to the grid: its field is where a voxel lies, whatever it sees."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        grid = torch.meshgrid(*(torch.arange(float(n)) for n in image.shape[2:]), indexing="ij")
+        return torch.stack(grid)[None].expand(len(image), -1, -1, -1)
+
+
+def test_shifted_images_show_who_holds_on_to_the_grid(image: Tensor) -> None:
+    found = find_signs(Position(), image, (2.0, 0.5), (), shifts=((2, 0), (0, -4)))["shifts"]
+    inner = found[:, 5:7, :3]  # of the window at the border, where what is shifted in is the border, not all is known
+    torch.testing.assert_close(inner, torch.full_like(inner, ((4.0**2 + 0**2) / 2) ** 0.5), atol=1.5, rtol=0)
+    values = torch.arange(5.0).view(1, 1, 5, 1).expand(1, 1, 5, 2)
+    assert shift_by(values, (2, 0))[0, 0, :, 0].tolist() == [0, 0, 0, 1, 2]
+    assert shift_by(shift_by(values, (1, 1)), (-1, -1))[0, 0, :4, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_what_is_judged_moves_but_the_network_contradicts_itself_all_the_same(image: Tensor) -> None:
+    plain = find_signs(Constant(), image, SPACING)
+    other = find_signs(Constant(), image, SPACING, ddf=torch.zeros(2, 2, *SHAPE))
+    for name in ("inverse", "flips"):
+        torch.testing.assert_close(plain[name], other[name])
+    assert plain["motion"].min() > 1 and not other["motion"].any()
+
+
+def bumps(shift: float) -> Tensor:
+    """Two waves across a slice of 2 mm voxels, moved along the first axis by so many voxels."""
+    x, y = torch.meshgrid(torch.arange(40.0) - shift, torch.arange(36.0), indexing="ij")
+    return (torch.sin(x / 4) + torch.sin(y / 5) + torch.sin((x + y) / 6))[None, None]
+
+
+@pytest.mark.parametrize("modalities", [1, 2])
+def test_the_drift_is_what_is_left_to_be_moved(modalities: int) -> None:
+    still = lambda image: torch.zeros(len(image), 2, 40, 36)  # noqa: E731
+    found = {}
+    for shift in (0.0, 0.4, 0.8):
+        image = torch.cat([bumps(0.0), -bumps(shift) if modalities == 2 else bumps(shift)], 1)  # inverted: another kind
+        found[shift] = float(
+            find_signs(still, image, (2.0, 2.0), (), modalities=modalities)["drift"][0, 8:-8, 8:-8].mean()
+        )
+    assert found[0.0] < 1e-3
+    assert found[0.8] == pytest.approx(2 * found[0.4], rel=0.25)
+    if modalities == 1:
+        assert found[0.4] == pytest.approx(0.8, rel=0.2)
+
+
+def test_a_network_for_two_kinds_of_images_is_told_when_they_are_in_the_other_order() -> None:
+    class TwoKinds(nn.Module):
+        swap = False
+        asked: list[tuple[bool, float]] = []
+
+        def forward(self, image: Tensor) -> Tensor:
+            self.asked.append((self.swap, float(image[0, 0].mean())))
+            return torch.zeros(len(image), 2, *image.shape[2:])
+
+    network = TwoKinds()
+    image = torch.cat([torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)], 1)
+    pair = pair_on(Frame((8, 8), np.eye(3)), Frame((8, 8), np.eye(3)))
+    step = PredictUncertainty(network, flips=(), modalities=2)
+    step({"image": image, "pred": torch.zeros(1, 2, 8, 8), "pair": pair, "name": "a"})
+    assert network.asked == [(False, 0.0), (True, 1.0)] and network.swap is False
 
 
 def test_the_mismatch_is_how_far_edges_are_apart() -> None:
@@ -129,7 +194,8 @@ def test_the_curve_never_falls_and_goes_on_beyond_its_end() -> None:
     line = Calibration({"a": 2.0}, (1.0, 2.0), (0.5, 3.0))
     found = line({"a": torch.tensor([0.1, 0.75, 1.0, 2.0])})
     torch.testing.assert_close(found, torch.tensor([0.5, 1.75, 3.0, 6.0]))
-    assert Calibration()({name: torch.tensor([1.0]) for name in SIGNS}).tolist() == [3.0]
+    plain = Calibration()({name: torch.tensor([1.0]) for name in SIGNS})
+    assert plain.tolist() == [len(CONTRADICTIONS)] == [4.0]  # what contradicts itself, nothing else
 
 
 @pytest.mark.parametrize(
@@ -196,16 +262,21 @@ def test_signs_and_true_errors_of_series_that_are_known(tmp_path: Path) -> None:
     write_series(tmp_path / "s1_1.nii.gz", series)
     listed = {"test": [{"series": "s1_1.nii.gz"}], "training": [{"image": "a.nii.gz"}]}
     (tmp_path / "list.json").write_text(json.dumps(listed))
-    paths = known_series(tmp_path / "list.json", "test")
-    with pytest.raises(InputError, match="names no series under 'training'"):
-        known_series(tmp_path / "list.json", "training")
+    items = known_items(tmp_path / "list.json", "test")
+    with pytest.raises(InputError, match="no breathing series under 'training'"):
+        known_items(tmp_path / "list.json", "training")
     preprocessing = make_preprocessing((32, 32), "fit", initial_transform="header", center="grid")
 
     class Still(nn.Module):
         def forward(self, image: Tensor) -> Tensor:
             return torch.zeros(len(image), 2, *image.shape[2:])
 
-    signs, errors = signs_and_errors(PredictUncertainty(Still()), preprocessing, paths, every=1)
+    def register(data: dict) -> dict:
+        return {**data, "pred": torch.zeros(2, *data["image"].shape[1:])}
+
+    found = signs_and_errors(known_pairs(items, preprocessing, 1), register, PredictUncertainty(Still()).signs)
+    assert [one.before_mm for one in found] == pytest.approx([float(one.errors_mm.mean()) for one in found])
+    signs, errors = pooled(found)
     fixed = int(json.loads((tmp_path / "s1_1_truth.json").read_text())["fixed_frame"])
     moves_mm = [float((series.ddf(fixed, k) * 6.0).norm(dim=1).amax()) for k in range(4)]
     assert errors.shape == signs["inverse"].shape and not signs["inverse"].any()

@@ -20,10 +20,11 @@ from shared_components.errors import InputError, find_input_error
 
 from .batches import Group, grouped
 from .faults import StopError, sentence
+from .job import Job
 from .ledger import Ledger
 from .lists import Task
 from .summary import Row
-from .worker import Job, Worker, record_failure
+from .worker import Worker, record_failure
 
 START = "spawn"  # a worker must not share open files with its master, nor a GPU with anyone
 

@@ -14,12 +14,12 @@ from shared_components.errors import InputError
 
 from .crew import register_all
 from .faults import StopError
+from .job import Job
 from .ledger import Ledger
 from .lists import Task
 from .page import build_page
 from .progress import Progress, duration
 from .summary import Row, all_rows, count_verdicts, to_csv
-from .worker import Job
 
 ALL_OK, NOTHING, SOME_FAILED = 0, 2, 3
 _PAUSE_S, _SHARE = 10.0, 20.0  # the summary is brought up to date that seldom, and for at most 1/20 of the time

@@ -133,23 +133,34 @@ def write_brains(source_dir: str | Path, folder: str | Path, seed: int = 0) -> s
     Raises:
         InputError: too few subjects, or a file is missing or unreadable.
     """
+    sections: dict[str, list[dict[str, Any]]] = {"training": [], "validation": [], "test": []}
+    for section, modality, subject, own in divide_brains(source_dir, seed):
+        sections[section].append(_write_brain(Path(source_dir), Path(folder), subject, modality, own))
+    path = Path(folder) / "datalist.json"
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(sections, indent=1) + "\n")
+    return str(path)
+
+
+def divide_brains(source_dir: str | Path, seed: int = 0) -> list[tuple[str, str, str, int]]:
+    """Return section, modality, subject and the seed of its drawn contrast of every brain, see ``write_brains``.
+
+    Raises:
+        InputError: too few subjects.
+    """
     found = find_subjects(source_dir, "*_t1.nii.gz", "*_labels.nii.gz")
     names = sorted(item["subject"] for items in found.values() for item in items)
     if len(names) < LEAST_SUBJECTS:
         raise InputError(f"{source_dir} has {len(names)} images *_t1.nii.gz, {LEAST_SUBJECTS} are needed; check it")
     order = [names[k] for k in np.random.default_rng(seed).permutation(len(names))]
-    half = len(order) // 2
-    sections: dict[str, list[dict[str, Any]]] = {"training": [], "validation": [], "test": []}
+    half, plan = len(order) // 2, []
     for modality, subjects in (("t1", order[:half]), ("t2", order[half:])):
         tests, choosing = len(subjects) // 3, len(subjects) // 6
         for index, subject in enumerate(subjects):
             section = "test" if index < tests else "validation" if index < tests + choosing else "training"
             own = int(np.random.SeedSequence([seed, names.index(subject)]).generate_state(1)[0])
-            sections[section].append(_write_brain(Path(source_dir), Path(folder), subject, modality, own))
-    path = Path(folder) / "datalist.json"
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(sections, indent=1) + "\n")
-    return str(path)
+            plan.append((section, modality, subject, own))
+    return plan
 
 
 def _write_brain(source: Path, folder: Path, subject: str, modality: str, seed: int) -> dict[str, str]:

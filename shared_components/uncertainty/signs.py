@@ -4,8 +4,11 @@
 |---|---|
 | inverse | of phi_back(phi(x)) - x, where phi_back is the field of the pair in the other order |
 | flips | root mean square over mirror images: between the field of the mirrored pair, mirrored back, and the field |
+| shifts | the same for both images moved by a few voxels |
 | sequence | root mean square over the last third of the stages: between the field then and in the end |
 | motion | of the field itself: who moves far may err far |
+| drift | by which a step of least squares in each window would still move the image |
+| wide_drift | the same in windows twice as wide, which noise disturbs less |
 | mismatch | by which edges would have to move to undo the difference of the images that is left |
 """
 
@@ -19,10 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..features import mind_ssc
 from ..warp import compose, warp_image
 
-CONTRADICTIONS = ("inverse", "flips", "sequence")
-SIGNS = (*CONTRADICTIONS, "motion", "mismatch")
+CONTRADICTIONS = ("inverse", "flips", "shifts", "sequence")
+DRIFTS = {"drift": 2, "wide_drift": 4}  # by how much their windows are wider than the others
+SIGNS = (*CONTRADICTIONS, "motion", *DRIFTS, "mismatch")
 
 
 def flip_axes(ndim: int, count: int) -> list[tuple[int, ...]]:
@@ -43,6 +48,14 @@ def flip_back(ddf: Tensor, axes: Sequence[int]) -> Tensor:
     return ddf.flip([axis + 2 for axis in axes]) * signs.view(-1, *(1,) * (ddf.ndim - 2))
 
 
+def shift_by(values: Tensor, shift: Sequence[int]) -> Tensor:
+    """Return (B, C, *spatial) moved by whole voxels; what comes in at the border is the border."""
+    for axis, step in enumerate(shift, 2):
+        index = (torch.arange(values.shape[axis], device=values.device) - step).clamp(0, values.shape[axis] - 1)
+        values = values.index_select(axis, index)
+    return values
+
+
 @torch.no_grad()
 def find_signs(
     network: Callable[..., Any],
@@ -51,8 +64,12 @@ def find_signs(
     flips: Sequence[Sequence[int]] = ((0,),),
     sequence: bool = False,
     radius: int = 2,
+    shifts: Sequence[Sequence[int]] = (),
+    ddf: Tensor | None = None,
+    modalities: int = 1,
+    other_way: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Return the signs, each (B, *spatial) in mm, see ``SIGNS``; all passes of the network in one batch.
+    """Return the signs, each (B, *spatial) in mm, see ``SIGNS``. Passes of slices in one batch, of volumes in turn.
 
     Args:
         network: ``network(image) -> ddf`` in evaluation mode; with ``return_stages=True`` a dict with "ddf", the field
@@ -63,21 +80,50 @@ def find_signs(
             down should be asked about left and right alone.
         sequence: whether to look at the stages.
         radius: voxels; squares are averaged over windows of 2 radius + 1.
+        shifts: (D,) voxels to move both images by, a pass each; none leaves this sign out.
+        ddf: (B, D, *spatial), the field that is judged, if it is not the network's as it is: what was made of it
+            afterwards moves, drifts and mismatches, but the network contradicts itself all the same.
+        modalities: 2: the images differ in kind. Drift is then that of MIND-SSC, and there is no mismatch.
+        other_way: instead of ``network`` for the pair in the other order.
     """
-    inputs = [image, image.flip(1), *(image.flip([axis + 2 for axis in axes]) for axes in flips)]
-    stages = network(torch.cat(inputs), return_stages=True)["ddf"] if sequence else [network(torch.cat(inputs))]
-    ddf, back, *mirrored = stages[-1].float().split(len(image))
+    own, stages = _own(network, image, sequence)
+    back = (other_way or network)(image.flip(1)).float()
+    others = [image.flip([a + 2 for a in axes]) for axes in flips] + [shift_by(image, shift) for shift in shifts]
+    found = _passes(network, others) if others else []
     ndim = image.ndim - 2
     spacing = torch.as_tensor(spacing_mm, dtype=torch.float32, device=image.device).flatten()[-ndim:]
     step = spacing.view(-1, *(1,) * ndim)
-    found = {"inverse": _length([compose(back, ddf)], step, radius)}
+    signs = {"inverse": _length([compose(back, own)], step, radius)}
     if flips:
-        others = [flip_back(field, axes) - ddf for field, axes in zip(mirrored, flips, strict=True)]
-        found["flips"] = _length(others, step, radius)
+        mirrored = [flip_back(field, axes) - own for field, axes in zip(found, flips, strict=False)]
+        signs["flips"] = _length(mirrored, step, radius)
+    if shifts:
+        moved = [
+            shift_by(field, [-n for n in shift]) - own for field, shift in zip(found[len(flips) :], shifts, strict=True)
+        ]
+        signs["shifts"] = _length(moved, step, radius)
     if len(stages) > 1:
         last = stages[-1 - max(1, len(stages) // 3) : -1]
-        found["sequence"] = _length([stage[: len(image)].float() - ddf for stage in last], step, radius)
-    return found | {"motion": _length([ddf], step, radius), "mismatch": mismatch(image, ddf, step, radius)}
+        signs["sequence"] = _length([stage.float() - own for stage in last], step, radius)
+    judged = own if ddf is None else ddf.to(own)
+    for name, widened in DRIFTS.items():
+        signs[name] = drift(image, judged, step, widened * radius, mind_ssc if modalities > 1 else None)
+    if modalities == 1:
+        signs["mismatch"] = mismatch(image, judged, step, radius)
+    return signs | {"motion": _length([judged], step, radius)}
+
+
+def _own(network: Callable[..., Any], image: Tensor, sequence: bool) -> tuple[Tensor, list[Tensor]]:
+    """The network's field and, where they are wanted, those after each of its stages."""
+    stages = network(image, return_stages=True)["ddf"] if sequence else [network(image)]
+    return stages[-1].float(), stages
+
+
+def _passes(network: Callable[..., Any], images: Sequence[Tensor]) -> list[Tensor]:
+    """The fields of several images; volumes one by one, as memory is for one."""
+    if images[0].ndim == 4:
+        return list(network(torch.cat(list(images))).float().split(len(images[0])))
+    return [network(image).float() for image in images]
 
 
 def _length(fields: Sequence[Tensor], step: Tensor, radius: int) -> Tensor:
@@ -99,7 +145,42 @@ def mismatch(image: Tensor, ddf: Tensor, step: Tensor, radius: int) -> Tensor:
     return (window_mean((fixed - moved).square(), radius) / (window_mean(steep, radius) + usual + 1e-12))[:, 0].sqrt()
 
 
+def drift(
+    image: Tensor, ddf: Tensor, step: Tensor, radius: int, describe: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Return how far a step of least squares would still move each window, (B, *spatial) mm.
+
+    d = (sum g g' + e 1)^-1 sum g (fixed - moved), g = grad moved, over windows and over the channels of ``describe``;
+    e, a tenth of the mean square slope of the whole image, keeps flat places still.
+    """
+    fixed, moved = image[:, :1].float(), warp_image(image[:, 1:2].float(), ddf)
+    if describe is not None:
+        fixed, moved = describe(fixed), describe(moved)
+    ndim, sizes = image.ndim - 2, step.flatten().tolist()
+    slopes = [
+        slope / size for slope, size in zip(torch.gradient(moved, dim=tuple(range(2, image.ndim))), sizes, strict=True)
+    ]
+
+    def summed(values: Tensor) -> Tensor:
+        return window_mean(values.sum(1, keepdim=True), radius)[:, 0]
+
+    right = torch.stack([summed(slope * (fixed - moved)) for slope in slopes], -1)
+    matrix = right.new_zeros(*right.shape, ndim)
+    for i in range(ndim):
+        for j in range(i, ndim):
+            matrix[..., i, j] = matrix[..., j, i] = summed(slopes[i] * slopes[j])
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+    diagonal += 0.1 * diagonal.flatten(1).mean(1).view(-1, *(1,) * (ndim + 1)) + 1e-12
+    return torch.linalg.solve(matrix, right[..., None])[..., 0].norm(dim=-1)
+
+
 def window_mean(values: Tensor, radius: int) -> Tensor:
     """Return the mean over windows of 2 radius + 1 voxels of (B, C, *spatial); at the border of what is inside."""
-    pool = F.avg_pool2d if values.ndim == 4 else F.avg_pool3d
-    return pool(values, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+    ndim = values.ndim - 2
+    pool = F.avg_pool2d if ndim == 2 else F.avg_pool3d
+    for axis in range(ndim):  # one axis after the other: the same mean, in a fraction of the time
+        width, pad = (
+            [n if k == axis else least for k in range(ndim)] for n, least in ((2 * radius + 1, 1), (radius, 0))
+        )
+        values = pool(values, width, stride=1, padding=pad, count_include_pad=False)
+    return values

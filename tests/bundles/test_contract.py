@@ -68,7 +68,7 @@ def registered(bundle: Path, datalist: Path, trained: Path, tmp_path_factory: py
     pair |= {key: str(datalist.parent / pair[key]) for key in ("fixed_points", "moving_points")}
     pair.pop("name")
     options = tiny(bundle, "inference") | pair | {"output_dir": output, "weights": trained / "model.pt"}
-    run_bundle(bundle, ["inference"], cwd=output, **options)
+    run_bundle(bundle, ["inference"], cwd=output, **options, uncertainty=True)
     return output
 
 
@@ -177,6 +177,16 @@ def test_inference_stays_on_the_fixed_grid(registered, datalist):
         assert int(field.header["intent_code"]) == 1007
         assert field.shape == (*grid.shape, *(1,) * (4 - ndim), ndim)
     assert np.isin(np.asarray(nib.load(registered / "moved_label.nii.gz").dataobj), [0, 1, 2]).all()
+
+
+def test_inference_tells_the_error_to_expect(registered, datalist):
+    """In mm, everywhere on the fixed grid; the numbers in metrics.json are those of the map."""
+    (pair,) = read_json(datalist)["test"]
+    fixed, errors = nib.load(pair["fixed"]), nib.load(registered / "uncertainty_mm.nii.gz")
+    values, told = errors.get_fdata(), read_json(registered / "metrics.json")["expected_error_mm"]
+    assert errors.shape == fixed.shape and np.isfinite(values).all() and values.min() >= 0
+    inside = values[fixed.get_fdata() > fixed.get_fdata().min()]
+    assert told["mean"] == pytest.approx(inside.mean(), rel=1e-3) and told["mean"] > 0
 
 
 def test_a_server_gets_the_same_from_the_pieces(bundle, registered, trained, datalist, tmp_path):
