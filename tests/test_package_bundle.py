@@ -18,6 +18,7 @@ from sharing.checks import release
 from sharing.contents import strangers
 from sharing_case import NAME, ROOT, copy_bundle, small_library
 
+from shared_components import __version__
 from shared_components.engines import load_weights
 from shared_components.errors import InputError
 from shared_components.release import content_hash
@@ -61,7 +62,7 @@ def test_library_in_the_zip_is_the_repositorys_to_the_byte(bundle, tmp_path):
     root = unzip(package(bundle, tmp_path), tmp_path / "there")
     assert content_hash(root / "shared_components") == content_hash(LIBRARY)
     record = json.loads((root / "shared_components" / "release.json").read_text())
-    assert record == {"version": "0.1.0", "sha256": content_hash(LIBRARY)}
+    assert record == {"version": __version__, "sha256": content_hash(LIBRARY)}
 
 
 def test_sums_in_the_zip_are_those_of_the_weights_and_are_checked(bundle, tmp_path):
