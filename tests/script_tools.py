@@ -134,3 +134,14 @@ def result_folder(path: Path, world: np.ndarray, fixed: Frame = FIXED, moving: F
 def values(path: Path) -> np.ndarray:
     """Voxels of a file."""
     return np.asarray(nib.load(path).dataobj)
+
+
+def wrapped(error: Exception) -> Exception:
+    """As MONAI raises what a transform of its raised."""
+    try:
+        try:
+            raise error
+        except Exception as inner:
+            raise RuntimeError("applying transform") from inner
+    except RuntimeError as outer:
+        return outer

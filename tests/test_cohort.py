@@ -15,6 +15,7 @@ import pytest
 from cohorts import faults, inputs, lists, page, progress, recipe, summary, thumbnails
 from cohorts.ledger import Ledger
 from PIL import Image as Picture
+from script_tools import wrapped
 
 from shared_components.errors import InputError
 from shared_components.geometry import Frame
@@ -274,15 +275,6 @@ def test_a_terminal_sees_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_faults_are_sorted_by_what_to_do_about_them() -> None:
-    def wrapped(error: Exception) -> Exception:
-        try:
-            try:
-                raise error
-            except Exception as inner:
-                raise RuntimeError("applying transform") from inner
-        except RuntimeError as outer:
-            return outer
-
     assert faults.is_of_place(wrapped(OSError(28, "No space left on device")))
     assert not faults.is_of_place(wrapped(FileNotFoundError(2, "No such file")))
     assert faults.sentence(wrapped(InputError("a b\nc"))) == "a b c"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from script_tools import DONE, good_options, load_script, tiny_options
+from script_tools import DONE, good_options, load_script, tiny_options, wrapped
 
 from shared_components import engines
 from shared_components.cuda_memory import fallback_facts, is_cuda_out_of_memory, rungs, with_less_memory
@@ -18,17 +18,6 @@ from shared_components.cuda_memory import fallback_facts, is_cuda_out_of_memory,
 HALF, CPU = {"precision": "bfloat16"}, {"device#name": "cpu"}
 OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 CONFIG = {"precision": "float32"}
-
-
-def wrapped(error: Exception) -> Exception:
-    """As MONAI raises what a transform of its raised."""
-    try:
-        try:
-            raise error
-        except Exception as inner:
-            raise RuntimeError("applying transform") from inner
-    except RuntimeError as outer:
-        return outer
 
 
 def test_out_of_memory_is_known_however_it_is_wrapped() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from image_case import refused
 from PIL import Image as Picture
 
 from shared_components.errors import InputError
@@ -25,15 +26,6 @@ def grey(dtype=np.uint8, scale=1):
 def save(path, values, **options):
     Picture.fromarray(values).save(path, **options)
     return path
-
-
-def refused(call, *parts):
-    with pytest.raises(InputError) as info:
-        call()
-    sentence = str(info.value)
-    assert "\n" not in sentence and ";" in sentence, sentence
-    for part in parts:
-        assert str(part) in sentence, sentence
 
 
 def assert_as_itk(image, path):

@@ -3,8 +3,8 @@ import json
 
 import numpy as np
 import pytest
+from image_case import refused
 
-from shared_components.errors import InputError
 from shared_components.geometry import Frame
 from shared_components.images import sha256_of
 from shared_components.points import Points, check_points_inside, read_points, write_points
@@ -24,15 +24,6 @@ def text_file(folder, name, text):
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def refused(call, *parts):
-    with pytest.raises(InputError) as info:
-        call()
-    sentence = str(info.value)
-    assert "\n" not in sentence and ";" in sentence, sentence
-    for part in parts:
-        assert str(part) in sentence, sentence
 
 
 # ---- round trips -----------------------------------------------------------------------------------------------------
