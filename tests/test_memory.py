@@ -165,7 +165,7 @@ def test_the_thinner_report_shows_every_second_voxel(
 SIZES = ((128, 128, 128), (192, 192, 160), (256, 256, 256))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("shape", SIZES, ids=lambda shape: "x".join(map(str, shape)))
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_the_budget_is_kept(tmp_path: Path, shape: tuple[int, ...], share: float) -> None:
