@@ -60,7 +60,7 @@ def tell(parts: Mapping[str, Sequence[Measured]], title: str, command: str, pict
 
     pairs = [_row(one, expected(one.signs)) for one in parts["test"]]
     signs, errors = pooled(parts["test"])
-    drawn = draw_calibration(picture, expected(signs), errors, f"{name}\n{title}")
+    drawn = draw_calibration(picture, expected(signs), errors, f"{name}\n{textwrap.fill(title, 52)}")
     told = {f"rho_{sign}": spearman(values, errors) for sign, values in signs.items()}
     rhos, means = ([row[key] for row in pairs] for key in ("rho", "expected_mm"))
     told = drawn | {

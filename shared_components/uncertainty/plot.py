@@ -36,7 +36,7 @@ def draw_calibration(
         "mean_error_mm": float(np.mean(errors_mm)),
     }
     figure = Figure(figsize=(4.6, 4.3), dpi=dpi, facecolor="white")
-    axes = figure.add_axes((0.13, 0.12, 0.84, 0.79))
+    axes = figure.add_axes((0.13, 0.12, 0.84, 0.74))
     most = 1.05 * float(max(groups["expected"].max(), groups["high"].max(), 1e-3))
     axes.plot([0, most], [0, most], color="#9aa5b1", lw=1, label="as expected")
     axes.fill_between(groups["expected"], groups["low"], groups["high"], color=_BAND, lw=0, label="80 % of voxels")
