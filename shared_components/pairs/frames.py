@@ -118,10 +118,10 @@ def _convolved(image: Tensor, axis: int, kernel: Tensor, radius: int) -> Tensor:
     out = torch.empty_like(image)
     source, target = (x.movedim(across, 0) for x in (image, out))
     for where in slabs(source.shape):
-        lines = source[where].movedim(across, 0).movedim(axis + 1, -1)
+        lines = source[where].movedim(0, across).movedim(axis + 1, -1)
         flat = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (radius, radius), mode="replicate")
         found = F.conv1d(flat, kernel.view(1, 1, -1)).view(lines.shape)
-        target[where] = found.movedim(-1, axis + 1).movedim(0, across)
+        target[where] = found.movedim(-1, axis + 1).movedim(across, 0)
     return out
 
 
