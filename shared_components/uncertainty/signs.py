@@ -175,12 +175,11 @@ def drift(
 
 
 def window_mean(values: Tensor, radius: int) -> Tensor:
-    """Return the mean over windows of 2 radius + 1 voxels of (B, C, *spatial); at the border of what is inside."""
+    """Return the mean over windows of 2 radius + 1 voxels of (B, C, *spatial), as far as the grid reaches."""
     ndim = values.ndim - 2
     pool = F.avg_pool2d if ndim == 2 else F.avg_pool3d
     for axis in range(ndim):  # one axis after the other: the same mean, in a fraction of the time
-        width, pad = (
-            [n if k == axis else least for k in range(ndim)] for n, least in ((2 * radius + 1, 1), (radius, 0))
-        )
+        reach = min(radius, (values.shape[axis + 2] - 1) // 2)  # the pool takes no window that is wider than the grid
+        width, pad = ([n if k == axis else least for k in range(ndim)] for n, least in ((2 * reach + 1, 1), (reach, 0)))
         values = pool(values, width, stride=1, padding=pad, count_include_pad=False)
     return values
