@@ -104,11 +104,11 @@ def test_labels_are_numbered_as_numpy_does() -> None:
 
 
 def test_warping_a_native_image_takes_little_more_than_the_result() -> None:
-    """192^3: an array of it is 28 MB. At once it would take the field, positions and the grid: a dozen of them."""
+    """192^3: an array of it is 28 MB. At once it would take the field, positions and the grid, three arrays each."""
     setup = (
         "import numpy as np\nfrom shared_components.geometry import Frame\n"
         "from shared_components.transform import carry\n"
         "frame, net = Frame((192,) * 3, np.eye(4)), Frame((32,) * 3, np.diag([6.0, 6, 6, 1]))\n"
         "ddf, image = draw(1, 3, 32, 32, 32), draw(1, 192, 192, 192)"
     )
-    assert peak_mb(setup, "carry(ddf, net, frame, hold=False).resample(image, frame)") < 5 * 28.3
+    assert peak_mb(setup, "carry(ddf, net, frame, hold=False).resample(image, frame)") < 7 * 28.3
