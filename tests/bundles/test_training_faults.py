@@ -12,7 +12,7 @@ import pytest
 import torch
 from bundle_tools import BUNDLES, dimensions, read_json, run_python, tiny, write_data
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 SUBJECTS = 110  # of which 1 % may be damaged: one
 
 
