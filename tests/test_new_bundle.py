@@ -15,6 +15,7 @@ from sharing.checks import CHECKS
 from sharing.contents import read_json
 from sharing.packages import imports, pins
 
+VTN = ROOT / "bundles" / "vtn_registration"
 SIZES = {"3D": [16, 24, 16], "2D": [32, 16]}
 
 
@@ -43,6 +44,14 @@ def test_nothing_is_left_to_fill_in(bundle):
     assert metadata["name"] == "Sixth registration" and config["spacing_mm"] == 1.5
     shape = metadata["network_data_format"]["outputs"]["pred"]["spatial_shape"]
     assert shape == config["size"] and shape in SIZES.values()
+
+
+def test_it_trains_as_the_others_do(bundle):
+    """What all bundles have in common is in the skeleton too; the contract, which takes minutes, runs at night."""
+    ours, theirs = (read_json(folder / "configs" / "train.json") for folder in (bundle, VTN))
+    for section in ("imports", "initialize", "run", "finalize"):
+        assert ours[section] == theirs[section], section
+    assert ours["train"]["handlers"] == theirs["train"]["handlers"]
 
 
 def test_it_can_be_packaged(bundle):
