@@ -170,9 +170,11 @@ def test_non_diffeomorphic_volume_equals_brute_force(size):
 def test_volume_does_not_depend_on_the_slabs(monkeypatch):
     ddf = smooth((13, 6, 7), 2.0)
     mask = np.random.default_rng(0).random((13, 6, 7)) > 0.3
-    whole = metrics.non_diffeomorphic_volume(ddf, mask)
+    whole, cells = metrics.non_diffeomorphic_volume(ddf, mask), metrics.folded_cells(ddf)
     monkeypatch.setattr(metrics.jacobian, "_SLAB", 5)
+    monkeypatch.setattr(metrics.jacobian, "_CELLS", 1)
     assert metrics.non_diffeomorphic_volume(ddf, mask) == pytest.approx(whole) and whole > 1
+    assert torch.equal(metrics.folded_cells(ddf), cells) and cells.any()
 
 
 def test_mask_books_every_simplex_once():

@@ -17,7 +17,7 @@ from ..warp import compose, coords_of, jacobian_determinant, jacobian_matrix
 from .points import distance_statistics
 
 Field = np.ndarray | Tensor
-_SLAB = 16  # planes of cells handled at once by the simplices: bounds the memory on native grids
+_SLAB, _CELLS = 16, 2**17  # planes, or at least so many cells, that simplices look at once: bounds the memory
 
 
 def as_field(ddf: Field) -> Tensor:
@@ -188,13 +188,17 @@ def non_diffeomorphic_volume(ddf: Field, mask: Field | None = None) -> float:
 
 def turned_volume(ddf: Tensor, chosen: Tensor) -> float:
     """Return ``non_diffeomorphic_volume`` of (D, *spatial) for a mask of bool (*spatial)."""
-    ndim, total = ddf.shape[0], 0.0
-    for start in range(0, ddf.shape[1] - 1, _SLAB):
-        planes = min(_SLAB + 1, ddf.shape[1] - start)
+    ndim, total, slab = ddf.shape[0], 0.0, _slab(ddf)
+    for start in range(0, ddf.shape[1] - 1, slab):
+        planes = min(slab + 1, ddf.shape[1] - start)
         inside = chosen.narrow(0, start, planes)[None]
         for det, corner in _simplices(ddf.narrow(1, start, planes)):
             total += float((det.clamp(max=0) * _vertex(inside, corner)[0]).sum(dtype=torch.float64))
     return abs(total) / (2 * math.factorial(ndim))
+
+
+def _slab(field: Tensor) -> int:
+    return max(_SLAB, _CELLS // math.prod(field.shape[2:]))
 
 
 def folded_cells(ddf: Field, least: float = 0.0) -> Tensor:
@@ -206,8 +210,9 @@ def folded_cells(ddf: Field, least: float = 0.0) -> Tensor:
     """
     field = as_field(ddf)[0]
     folded = torch.zeros(field.shape[1:], dtype=torch.bool, device=field.device)
-    for start in range(0, field.shape[1] - 1, _SLAB):
-        planes = min(_SLAB + 1, field.shape[1] - start)
+    slab = _slab(field)
+    for start in range(0, field.shape[1] - 1, slab):
+        planes = min(slab + 1, field.shape[1] - start)
         cells = torch.stack([det <= least for det, _ in _simplices(field.narrow(1, start, planes))]).any(0)
         for corner in itertools.product((0, 1), repeat=cells.ndim):
             place = folded.narrow(0, start, planes)
