@@ -110,7 +110,7 @@ def test_one_frame_at_a_time_gives_the_same(script, place) -> None:
     assert script.main(command(place, "many", "--no_report")) in DONE
     assert script.main(command(place, "one", "--no_report", "--set=frames_at_once=1")) in DONE
     many, one = (nib.load(place / name / "moved.nii.gz").get_fdata() for name in ("many", "one"))
-    np.testing.assert_allclose(many, one, atol=1e-4)
+    np.testing.assert_allclose(many, one, atol=2e-3)  # of 1 to 200: the polish turns rounding into 1e-3 voxels
 
 
 def test_a_tolerance_ends_the_steps(script, place) -> None:

@@ -13,6 +13,7 @@ goes on where it was when the same command is given again.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from shared_components.pairs import read_datalist
 
 from . import r2n2_methods as methods
 from .meta_affine_methods import fingerprint
-from .networks import load, network_settings
+from .networks import code_of, load, network_settings
 from .pair_rows import TestPairs
 from .r2n2_runs import ABLATION, ABLATION_EPOCHS, PHASES, check_settings, known_facts, recipes, train_missing
 from .r2n2_sets import Plan, test_pairs, training_set
@@ -130,7 +131,15 @@ def _described(known: Mapping[str, Recipe], pairs: TestPairs, plan: Plan) -> dic
     test = {"slices": len(pairs.dataset.items), "pairs": len(pairs.dataset), "rows": plan.rows}
     subjects = len({item["subject"] for item in pairs.dataset.items})
     test |= {"subjects": subjects, "spacing_mm": pairs.spacing_mm[0]}
-    return {"training_series": counts, "test": test, "size": size, "steps": steps, "channels": parser["channels"]}
+    seen = {"shrink": parser["shrink"], "polish": shipped_polish(known["r2n2"])["iterations"]}
+    return {
+        "training_series": counts,
+        "test": test,
+        "size": size,
+        "steps": steps,
+        "channels": parser["channels"],
+        **seen,
+    }
 
 
 def _weights(options: argparse.Namespace, recipe: Recipe, folder: Path) -> Path:
@@ -146,9 +155,10 @@ def _table_1(options: argparse.Namespace, recipe: Recipe, folder: Path, pairs: T
     for tool in methods.PEERS if options.peer_python else ():
         methods.measure_peer(pairs, tool, options.peer_python, options.peer_pairs, options.threads)
     weights = _weights(options, recipe, folder)
-    if weights.is_file():
-        versions["r2n2"] = _version(recipe, weights)
-        methods.measure(pairs, "r2n2", _maker(recipe, weights), options.again, versions["r2n2"])
+    for name in ("proposed", "r2n2") if weights.is_file() else ():
+        how = shipped_polish(recipe) if name == "r2n2" else None
+        versions[name] = f"{_version(recipe, weights)} {how or ''}"
+        methods.measure(pairs, name, _maker(recipe, weights, how, how is not None), options.again, versions[name])
     found = {name: methods.read_numbers(pairs, name, version) for name, version in versions.items()}
     return {name: numbers for name, numbers in found.items() if numbers is not None}
 
@@ -171,8 +181,26 @@ def _version(recipe: Recipe, weights: Path) -> str:
     return f"{fingerprint(weights)} {recipe.parser()['size']} {network_settings(recipe)}"
 
 
-def _maker(recipe: Recipe, weights: Path) -> Callable[[], methods.Fields]:
-    return lambda: methods.network_fields(load(recipe, weights).cpu(), recipe.parser()["size"])
+def shipped_polish(recipe: Recipe) -> dict[str, float]:
+    """Return how the bundle polishes bumps when it registers a pair."""
+    known = json.loads((recipe.bundle / "configs" / "inference.json").read_text())
+    return {"iterations": known["polish"], "leash": known["leash"]}
+
+
+def _maker(
+    recipe: Recipe, weights: Path, polish: Mapping[str, float] | None = None, course: bool = True
+) -> Callable[[], methods.Fields]:
+    def make() -> methods.Fields:
+        network = load(recipe, weights).cpu()
+        if not polish:
+            return methods.network_fields(network, network, recipe.parser()["size"], course)
+        with code_of(recipe):
+            from scripts.polish import Polished  # the bundle's
+
+            whole = Polished(network, **polish).eval()
+        return methods.network_fields(whole, network, recipe.parser()["size"], course)
+
+    return make
 
 
 def _figures(

@@ -84,7 +84,7 @@ def draw_course(table1: Mapping[str, Any], ablation: Mapping[str, Any], path: Pa
     errors = np.array(numbers["steps_mm"])
     steps = (errors.shape[1] - 1) // BEYOND
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13.5, 3.6))
-    left.plot(errors.mean(0), color="tab:red", marker=".", label="R2N2")
+    left.plot(errors.mean(0), color="tab:red", marker=".", label="R2N2, not polished")
     for method, style in (("identity", ":"), ("bspline", "--")):
         if method in table1:
             left.axhline(np.mean(table1[method]["tre_mm"]), color="tab:gray", linestyle=style, label=method)

@@ -27,6 +27,7 @@ METHODS = {  # in the results -> in the tables
     "bspline": "B-spline (BS)",
     "elastix": "elastix, MI, B-splines",
     "greedy_2d": "greedy, correlation",
+    "proposed": "R2N2, not polished",
     "r2n2": "R2N2",
 }
 PEERS = ("elastix", "greedy_2d")
@@ -58,7 +59,9 @@ def peer_fields(pairs: TestPairs, method: str, python: str, threads: int) -> Fie
     return fields
 
 
-def network_fields(network: torch.nn.Module, size: Sequence[int]) -> Fields:
+def network_fields(
+    whole: torch.nn.Module, network: torch.nn.Module, size: Sequence[int], course: bool = True
+) -> Fields:
     """Return the registration by an R2N2, and how it came about.
 
     The time runs from the images in memory to the field on their grid in memory, the way to the network's frame and
@@ -67,16 +70,20 @@ def network_fields(network: torch.nn.Module, size: Sequence[int]) -> Fields:
     "motions" (how far tissue there moves, in shares of the largest motion).
 
     Args:
-        network: as its configuration builds it.
-        size: of the grid that it sees.
+        whole: what registers, the polish included.
+        network: that proposes, whose steps are told.
+        size: of the grid of its images.
+        course: tell how it came about.
     """
     frame = FramePair(size, "fit", "header", "grid")
 
     def fields(item: Item) -> tuple[Tensor, Row]:
         begin, pair = clocks(), item["pair"]
         image = frame({"pair": pair, "name": item["name"]})["image"][None]
-        field = carry(network(image), pair.network, pair.fixed.frame, after=pair.initial)
+        field = carry(whole(image), pair.network, pair.fixed.frame, after=pair.initial)
         facts = _since(begin) | {"parameters": network.steps * len(BUMP)}
+        if not course:
+            return field.voxel_ddf(), facts
         stages = network(image, return_stages=True, steps=BEYOND * network.steps)
         return field.voxel_ddf(), facts | _course(item, stages)
 

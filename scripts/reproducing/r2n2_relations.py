@@ -44,6 +44,10 @@ def _accuracy(found: Numbers) -> Iterator[Judged]:
         text = f"{both[0]:.2f}, {both[1]:.2f} mm ({ratio:.2f}×)"
         yield Judged(claim, wanted, text, 1 - PAR <= ratio <= 1 + PAR, told)
         yield Judged("R2N2's landmarks nearer than those of the B-spline", "less", text, ratio < 1, told, False)
+    both = _both(found, "r2n2", "proposed")
+    if both is not None:
+        claim = "R2N2's landmarks nearer after the polish than before"
+        yield Judged(claim, "less", f"{both[0]:.2f}, {both[1]:.2f} mm", both[0] < both[1], "–", False)
     claim, wanted = "R2N2's error a quarter of the initial one", f"< {OF_INITIAL:g}"
     both = _both(found, "r2n2", "identity")
     if both is None:

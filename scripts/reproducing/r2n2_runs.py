@@ -1,4 +1,4 @@
-"""The networks of the R2N2 reproduction: the shipped one in its two phases, and four small ones of equal budgets."""
+"""The networks of the R2N2 reproduction: the shipped one in its two phases, and three small ones of equal budgets."""
 
 from __future__ import annotations
 
@@ -24,13 +24,11 @@ ABLATION = {  # in the tables; each is trained like the first phase, for as many
     "whole": "whole",
     "no_state": "without recurrent state",
     "no_certainty": "without certainty weights",
-    "paper_init": "from the paper's first weights",
 }
 KNOBS = {
     "whole": {},
     "no_state": {"recurrent": False},
     "no_certainty": {"certainty": False},
-    "paper_init": {"network_def#init": "paper"},
 }
 ABLATION_EPOCHS = 40
 

@@ -48,15 +48,17 @@ def markdown(content: Content) -> str:
 
 
 def _introduction(content: Content) -> str:
-    test, size = content["set"]["test"], content["set"]["size"]["r2n2"]
+    test, size, shrink = (content["set"][key] for key in ("test", "size", "shrink"))
+    seen, given = (f"{size['r2n2'][0] // k} × {size['r2n2'][1] // k}" for k in (shrink, 1))
     return (
         f"{test['subjects']} synthetic patients that no training has seen, {test['slices']} slices, one breathing "
         f"cycle of 21 frames each: {test['pairs']} pairs of {test['rows']} × {test['rows']} at "
         f"{test['spacing_mm']:g} mm. Every frame is registered to that whose mean intensity is nearest the mean of its "
         "slice. Landmarks are branchings of vessels and corners in the abdomen, their places known exactly; the "
-        f"paper's were marked by hand in real images. R2N2 sees {size[0]} × {size[1]}, "
-        f"{content['set']['steps']['r2n2']} steps, {content['set']['channels']} channels at its first level (paper: "
-        "256 × 256, 25, 32); the others see all pixels."
+        f"paper's were marked by hand in real images. R2N2 proposes bumps from {seen} pixels in "
+        f"{content['set']['steps']['r2n2']} steps, with {content['set']['channels']} channels at its first level "
+        f"(paper: 256 × 256, 25, 32), and polishes them on {given} by {content['set']['polish']} steps of "
+        "Levenberg-Marquardt, which the paper does not; the others see all pixels."
     )
 
 
@@ -165,7 +167,7 @@ def _course(numbers: Content) -> str:
     note = (
         "Means over pairs. Width: geometric mean of both axes; length: of the displacement at the centre; motion: how "
         "far tissue at the centre moves between the frames, in shares of the largest motion in the image, which is at "
-        f"the diaphragm. Training ended at step {steps // 2}."
+        f"the diaphragm. Training ended at step {steps // 2}. All before the polish."
     )
     return table(["step", "landmarks mm", "width mm", "length mm", "motion there"], rows) + "\n\n" + note
 

@@ -144,3 +144,16 @@ def test_written_numbers_give_the_same_bits(
         set_threads(threads)
         assert torch.equal(deformation.field_of(read, shape), field)
         assert torch.equal(torch.cat([deformation.field_of(pair, shape) for pair in read.split(1)]), field)
+
+
+@pytest.mark.parametrize("variance", [False, True])
+@pytest.mark.parametrize("shape", [(24, 24), (12, 12, 12)])
+def test_bumps_of_a_coarser_grid_are_the_same_on_a_finer_one(
+    deformation: ModuleType, shape: tuple[int, ...], variance: bool
+) -> None:
+    """Voxel 3 i + 1 of the finer grid lies where voxel i of the coarser one does, and moves as many mm."""
+    found, coarse = make(len(shape)), tuple(n // 3 for n in shape)
+    same = deformation.of_finer_grid(found, shape, 3, variance)
+    fine = deformation.field_of(same, shape, variance)[(..., *(slice(1, None, 3) for _ in shape))]
+    torch.testing.assert_close(fine, 3 * deformation.field_of(found, coarse, variance))
+    assert deformation.of_finer_grid(found, shape, 1, variance) is found

@@ -95,19 +95,3 @@ def test_noise_is_a_factor_of_the_recurrent_kernels_alone(blocks: ModuleType) ->
     assert not torch.equal(factor[0], factor[1])
     x = torch.randn(1, 8, 6, 5)
     assert torch.equal(gru(x, None, generator), gru(x)), "none on the input's kernels"
-
-
-def test_a_network_may_begin_with_the_difference(network: ModuleType) -> None:
-    """Every second feature of the stem is one of moved minus fixed; nothing moves; names and shapes are the paper's."""
-    torch.manual_seed(0)
-    net, paper = network.R2N2(channels=4, init="difference"), network.R2N2(channels=4)
-    image = pair()[:1, :1]
-    with torch.no_grad():
-        alike = net._still(image) + F.conv2d(image, net.stem.weight[:, 1:2], stride=2, padding=3)
-        flat = net._still(torch.zeros_like(image))
-        assert not net(torch.cat([image, image.flip(2)], 1)).any()
-    torch.testing.assert_close(alike[:, ::2], flat[:, ::2], atol=1e-5, rtol=0)
-    assert float((alike - flat)[:, 1::2].abs().max()) > 0.1
-    assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in paper.state_dict().items()}
-    with pytest.raises(ValueError, match="init must be one of paper, difference, not 'other'"):
-        network.R2N2(init="other")

@@ -122,7 +122,7 @@ def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(runs: Path) -
     assert differing(whole["model"], resumed["model"]) == [] and whole["best_metric"] == resumed["best_metric"] > 0
     assert whole["trainer"]["iteration"] == PAIRS * EPOCHS
     assert differing(state(runs / "whole" / "model.pt"), state(runs / "crashed" / "model.pt")) == []
-    assert len(differing(whole["model"], other["model"])) == len(whole["model"]), "the comparison can fail"
+    assert len(differing(whole["model"], other["model"])) > 0.9 * len(whole["model"]), "the comparison can fail"
 
 
 @pytest.mark.slow
@@ -199,22 +199,21 @@ def test_positions_and_bumps_have_rates_of_their_own() -> None:
 def test_phases_lead_from_one_bump_on_half_the_grid_to_all() -> None:
     last, first, fine = (config_of(BUNDLE, name) for name in ("train", "pretrain", "pretrain_fine"))
     assert [2 * n for n in first["size"]] == fine["size"] == last["size"]
-    assert 2 * first["steps"] == fine["steps"] == last["steps"]
+    assert "steps" not in {*first, *fine} and first["shrink"] == 1 and fine["shrink"] == last["shrink"] == 2
     assert first["tv_weight"] == pytest.approx(fine["tv_weight"] / 2), "a pixel is twice as long"
     parsers = [ConfigParser(last | more) for more in (first, first | fine, {})]
     phases = [parser.get_parsed_content("phase_steps") for parser in parsers]
-    assert phases == [[1, 3, 6], [6, 12], [12]], "one bump first; each goes on where the last one ended"
+    assert phases == [[1, 3, 6], [6], [6]], "one bump first; each goes on where the last one ended"
     assert all(sum(parser["phase_epochs"]) == parser["max_epochs"] for parser in parsers)
     for rate in ("learning_rate", "bump_rate"):
         rates = [parser[rate] for parser in parsers]
         assert rates == sorted(rates, reverse=True) and len(set(rates)) == 3
-    network = {"channels", "norm", "recurrent", "certainty", "max_width", "variance", "composition"}
+    network = {"channels", "norm", "recurrent", "certainty", "max_width", "variance", "composition", "polish"}
     assert not network & {*first, *fine} and last["truth"] is None
-    assert first["network_def#init"] == "difference" and "init" not in last["network_def"]
 
 
 def test_pretraining_lowers_the_error_of_the_field_and_can_be_resumed(runs: Path) -> None:
-    """Of a network that sees the difference from the first step on; heads are kept with the rest."""
+    """Heads are kept with the rest."""
     whole, resumed = (state(runs / name / "checkpoint.pt") for name in ("known", "known_crashed"))
     for part in ("model", "heads"):
         assert differing(whole[part], resumed[part]) == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,6 @@ from shared_components.recurrent import ConvGRU
 from .deformation import turn_numbers, unit_coords
 
 TANH_GAIN = 5 / 3
-INITS = ("paper", "difference")
 
 
 def convolution(ndim: int, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, gain: float = 1.0) -> nn.Module:
@@ -22,6 +21,13 @@ def convolution(ndim: int, inputs: int, outputs: int, kernel: int = 3, stride: i
     nn.init.xavier_normal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def coarser(x: Tensor, factor: int) -> Tensor:
+    """Return means over cells of so many voxels along every axis; what is left at the end of an axis is lost."""
+    if factor == 1:
+        return x
+    return (F.avg_pool2d if x.ndim == 4 else F.avg_pool3d)(x, factor)
 
 
 def spatial_softmax(x: Tensor) -> Tensor:
@@ -126,26 +132,3 @@ def weighted_position(positions: Sequence[Tensor], certainties: Sequence[Tensor]
     weights = torch.cat(list(certainties), -1)
     total = (torch.stack(list(positions), -1) * weights[:, None]).sum(-1)
     return total / (weights.sum(-1, keepdim=True) + 1e-6), weights
-
-
-@torch.no_grad()
-def begin_with_difference(stem: nn.Module, units: Iterable[GR2U], gain: float = 5.0, residual: float = 0.1) -> None:
-    """Begin with features of moved minus fixed, and with blocks that hand them on. Ours, not the paper's.
-
-    Some thirty layers of tanh lie between two images, nearly alike, and the bump; from the paper's first weights it
-    takes longer until the small difference comes through them. Names and shapes stay as they are.
-
-    Args:
-        stem: the first convolution; inputs are fixed, moved, coordinates. Every second kernel is turned.
-        units: whose residual branches shall be weak and whose proposals centred.
-        gain: of the difference.
-        residual: factor on the last kernels of the residual branches.
-    """
-    half = stem.weight[::2]
-    half[:, 0] *= gain
-    half[:, 1] = -half[:, 0]
-    half[:, 2:] *= 0.1
-    for unit in units:
-        unit.gru.inputs.bias.zero_()
-        for block in unit.blocks:
-            block.second.weight *= residual

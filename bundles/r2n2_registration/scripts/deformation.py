@@ -51,6 +51,24 @@ def to_vox(weight: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.stack([w * ((n - 1) / 2) for w, n in zip(weight.unbind(-1), shape, strict=True)], -1)
 
 
+def of_finer_grid(parameters: Tensor, shape: Sequence[int], shrink: int, variance: bool = False) -> Tensor:
+    """Return bumps (..., P), in units of a grid whose cells are ``shrink`` of this one wide, in units of this one.
+
+    Args:
+        parameters: found on the coarser grid, whose outermost voxels lie further in.
+        shape: of the grid.
+        shrink: 1 changes nothing.
+        variance: see ``bumps``. Widths are not along the array's axes: where these differ in length they change by the
+            mean, which is not exact.
+    """
+    if shrink == 1:
+        return parameters
+    centre, width, turn, weight = split(parameters, len(shape))
+    share = parameters.new_tensor([(n - shrink) / max(n - 1, 1) for n in shape])
+    mean = share.mean().square() if variance else share.mean()
+    return torch.cat([centre * share, width * mean, turn, weight * share], -1)
+
+
 def bumps(parameters: Tensor, shape: Sequence[int], variance: bool = False) -> Tensor:
     """Return the Gaussians (..., *shape) of bumps (..., P): 1 at the centre, e^-1/2 at one width from it (eq. 8, 9).
 

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from shared_components.errors import InputError
 from shared_components.warp import warp_image
 
 from .blocks import (
     GR2U,
-    INITS,
     TANH_GAIN,
     ParameterNet,
     PositionNet,
-    begin_with_difference,
+    coarser,
     convolution,
     normed,
     weighted_position,
@@ -29,6 +29,7 @@ from .deformation import (
     bumps,
     displacement,
     field_of,
+    of_finer_grid,
     parameter_names,
     split,
     to_vox,
@@ -61,13 +62,13 @@ class R2N2(nn.Module):
         certainty: False trusts the positions of all levels alike.
         clamp: intensities, of mean 0 and deviation 1, are cut at +- this.
         padding: of the moving image outside its grid: "zeros", its mean, or "border".
-        init: "paper", the authors' weights to begin with, or "difference", see ``begin_with_difference``.
         recompute: training keeps the ends of each step only and computes the rest again: less memory, more time.
         tolerance: voxels; not in training. A pair is done when ``remaining`` has been below this for three steps on
             end; T steps are made at most, and always if this is 0.
+        shrink: the network looks at images coarser by this factor; fields and moved images stay as fine as given.
 
     Raises:
-        ValueError: for an unknown word.
+        InputError: for a word that is none of these, or a factor that is no whole number from 1 on.
     """
 
     def __init__(
@@ -87,15 +88,16 @@ class R2N2(nn.Module):
         certainty: bool = True,
         clamp: float = 2.0,
         padding: str = "zeros",
-        init: str = "paper",
         recompute: bool = False,
         tolerance: float = 0.0,
+        shrink: int = 1,
     ) -> None:
         super().__init__()
         if composition not in COMPOSITIONS:
-            raise ValueError(f"composition must be one of {', '.join(COMPOSITIONS)}, not '{composition}'")
-        if init not in INITS:
-            raise ValueError(f"init must be one of {', '.join(INITS)}, not '{init}'")
+            raise InputError(f"composition must be one of {', '.join(COMPOSITIONS)}, not '{composition}'")
+        if not isinstance(shrink, int) or shrink < 1:
+            raise InputError(f"shrink must be a whole number from 1 on, not {shrink}")
+        self.shrink = shrink
         self.ndim, self.steps, self.image_size = ndim, steps, (256,) * ndim
         self.variance, self.composition, self.tolerance = variance, composition, tolerance
         self.noise, self.clamp, self.padding, self.recompute = noise, clamp, padding, recompute
@@ -109,8 +111,6 @@ class R2N2(nn.Module):
             self.down[-1] = conv(widths[-2], widths[-1], 1)
         self.positions = nn.ModuleList(PositionNet(ndim, widths[k], certainty) for k in levels)
         self.shape_net = ParameterNet(ndim, widths[-1], max_width=max_width)
-        if init == "difference":
-            begin_with_difference(self.stem, self.units)
         self.to(memory_format=torch.channels_last if ndim == 2 else torch.channels_last_3d)
 
     def forward(
@@ -124,12 +124,15 @@ class R2N2(nn.Module):
                 position at each level, in [0, 2]; "features", what each step makes of the images, a list of tuples, a
                 map (B, C, *coarse) a level and one for the parameter network; after each step "ddf", a list of
                 (B, D, *spatial) in voxels, and "moved", a list of (B, 1, *spatial), to be compared with "fixed"
-                (B, 1, *spatial): as the network sees them.
+                (B, 1, *spatial): intensities as the network sees them.
             steps: T, if it shall be another than that of the network.
             noise_seed: of the noise in training; None takes one from torch's global generator.
 
         Returns:
             (B, D, *spatial) voxels, pull-back; or the dict.
+
+        Raises:
+            InputError: a grid that ``shrink`` does not divide.
         """
         total = self.steps if steps is None else steps
         stages = self._run(self.standardised(image), total, return_stages, self._seed(noise_seed))
@@ -142,6 +145,9 @@ class R2N2(nn.Module):
     def standardised(self, image: Tensor) -> Tensor:
         """Return each channel with mean 0 and standard deviation 1, cut at +- ``clamp``."""
         axes = tuple(range(2, image.ndim))
+        if any(n % self.shrink for n in image.shape[2:]):
+            size = " x ".join(map(str, image.shape[2:]))
+            raise InputError(f"a grid of {size} cannot be made coarser by {self.shrink}; give a size that it divides")
         image = image.to(torch.promote_types(image.dtype, torch.float32))
         spread, mean = torch.std_mean(image, axes, keepdim=True, correction=0)
         return ((image - mean) / spread.clamp_min(1e-6)).clamp(-self.clamp, self.clamp)
@@ -179,7 +185,7 @@ class R2N2(nn.Module):
 
     def _still(self, fixed: Tensor) -> Tensor:
         """What the stem makes of the fixed image and the coordinates, the same in every step."""
-        channels = [fixed]
+        channels = [fixed := coarser(fixed, self.shrink)]
         if self.coordinates:
             shape = fixed.shape[2:]
             channels += [x.expand(len(fixed), 1, *shape) for x in unit_coords(shape, fixed)]
@@ -199,7 +205,8 @@ class R2N2(nn.Module):
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], list[Tensor], Tensor, Tensor]:
         """Return the bump, its certainty, features, the new states, the field with the bump, and the image it moves."""
         generator = None if noise is None else torch.Generator(moved.device).manual_seed(noise)
-        x = normed(still + self.stem._conv_forward(moved, self.stem.weight[:, 1:2], None), self.norm).tanh()
+        seen = coarser(moved, self.shrink)
+        x = normed(still + self.stem._conv_forward(seen, self.stem.weight[:, 1:2], None), self.norm).tanh()
         news, places, features = [], [], []
         for unit, position, down, state in zip(self.units, self.positions, self.down, states, strict=True):
             x, state = unit(x, state, generator)
@@ -209,7 +216,8 @@ class R2N2(nn.Module):
             x = normed(down(x), self.norm).tanh()
         centre, certainty = weighted_position(*zip(*places, strict=True))
         width, turn, weight = self.shape_net(x)
-        parameters = torch.cat([centre, width, turn, weight * active[:, None]], -1)
+        found = torch.cat([centre, width, turn, weight * active[:, None]], -1)
+        parameters = of_finer_grid(found, ddf.shape[2:], self.shrink, self.variance)
         bump = bumps(parameters, ddf.shape[2:], self.variance)
         ddf = accumulate(ddf, displacement(bump, split(parameters, self.ndim)[-1]), self.composition)
         moved = warp_image(moving, ddf, padding=self.padding) if warp else moved

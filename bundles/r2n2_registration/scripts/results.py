@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared_components.engines import StageInferer
 
 from .deformation import field_of, parameter_names
+from .polish import Polished, PolishSettings
 
 UNITS = (
     "centre, width and weight: half the network frame, (n - 1) / 2 voxels a unit along each array axis; turns: radians"
@@ -21,13 +21,24 @@ class BumpInferer(StageInferer):
     """Predict bumps instead of a field, (B, T, P + levels): the P numbers of each and how certain its place is.
 
     Args:
-        stage: "final", "identity" (no bump at all), or the number of the last step, 0 for the first.
+        stage: "final", "identity" (no bump at all), or the number of the last step, 0 for the first; these bumps are as
+            the network proposes them.
+        polish: iterations for an ``R2N2``, also where it alone is handed in, as by MONAI Label; a ``Polished`` brings
+            its own.
+        leash: likewise.
     """
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
+    def __init__(
+        self, stage: str | int = "final", polish: int = 0, leash: float = PolishSettings.leash, **options: Any
+    ) -> None:
+        super().__init__(stage, **options)
+        self.polish, self.leash = polish if stage == "final" else 0, leash
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Return what the network puts where."""
         steps = {"final": None, "identity": 0}[self.stage] if isinstance(self.stage, str) else self.stage + 1
-        stages = network(inputs, *args, return_stages=True, steps=steps, **kwargs)
+        whole = network if hasattr(network, "how") else Polished(network, self.polish, self.leash).eval()
+        stages = whole(inputs, *args, return_stages=True, steps=steps, **kwargs)
         return torch.cat([stages["parameters"], stages["certainty"]], -1)
 
 
@@ -40,7 +51,7 @@ class FieldOfBumps:
         network: whose bumps they are.
     """
 
-    def __init__(self, network: torch.nn.Module) -> None:
+    def __init__(self, network: nn.Module) -> None:
         self.variance, self.composition = network.variance, network.composition
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
