@@ -30,6 +30,7 @@ KNOBS = {
     "no_state": {"recurrent": False},
     "no_certainty": {"certainty": False},
 }
+PLAIN = {"augment#augment#contrast": 0.0, "augment#augment#bias": 0.0}  # so few epochs need no more variety
 ABLATION_EPOCHS = 40
 
 
@@ -49,7 +50,7 @@ def recipes(
     before = dict(zip(names[1:], names, strict=False))
     start = {name: {"start_weights": str((folder / last / "model.pt").resolve())} for name, last in before.items()}
     networks = PHASES | {
-        name: Network("r2n2", PRETRAIN, {**KNOBS[name], "max_epochs": epochs, "seed": 0}) for name in ABLATION
+        name: Network("r2n2", PRETRAIN, {**PLAIN, **KNOBS[name], "max_epochs": epochs, "seed": 0}) for name in ABLATION
     }
     named = {"datalist": datalist, "device#name": device}
     return {
