@@ -30,6 +30,8 @@ from shared_components.cli import quiet, run_main
 from shared_components.errors import InputError
 from shared_components.images import atomic_path
 
+COUNT = 8  # pairs of each part of a set
+
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
@@ -43,7 +45,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data_dir", default="../shared/data", metavar="DIR", help="real images; default: %(default)s")
     parser.add_argument("--output_dir", required=True, help="for the set, calibration.json and calibration.png")
     parser.add_argument("--every", type=int, default=3, metavar="N", help="of series: every N-th frame; default: 3")
-    parser.add_argument("--count", type=int, default=8, metavar="N", help="pairs of each part; default: %(default)s")
+    parser.add_argument(
+        "--count", type=int, default=COUNT, metavar="N", help="pairs of each part; default: %(default)s"
+    )
     parser.add_argument("--weights", metavar="FILE", help="default: those that the configuration names")
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda:0")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
@@ -96,6 +100,7 @@ def _command(options: argparse.Namespace) -> str:
     """The command in the words of the docs, its paths left out."""
     words: list[Any] = ["python scripts/calibrate.py", find_bundle(options.bundle).name.removesuffix("_registration")]
     words += [f"--{name} {getattr(options, name)}" for name in ("config", "kind") if getattr(options, name)]
+    words += [f"--count {options.count}"] if options.count != COUNT else []
     words += [f"--set {text}" for text in options.set]
     return " ".join([*words, "--data_dir DATA --output_dir OUT"]) + " --write" * options.write
 

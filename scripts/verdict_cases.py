@@ -2,12 +2,12 @@
 
 Half of the cases choose the limits, the other half tells how well they do. Each case is registered once and its numbers
 are kept in --output_dir, so that a run that was stopped goes on, and limits can be changed without registering again.
-It needs the images of --data_dir (their licences do not allow them here) and takes some twenty minutes on one core.
+It needs the images of --data_dir (their licences do not allow them here); volumes take some twenty minutes on one core,
+slices some three.
 
 examples:
-  verdict_cases.py --data_dir ../shared/data --output_dir verdicts
-  verdict_cases.py --data_dir ../shared/data --output_dir verdicts --json docs/verdict.json --page docs/verdict.md
-  verdict_cases.py --data_dir ../shared/data --output_dir verdicts --write_limits   # into the bundle's metadata.json
+  verdict_cases.py --bundle vtn --data_dir ../shared/data --output_dir verdicts
+  verdict_cases.py --bundle vtn --data_dir ../shared/data --output_dir verdicts --write_limits --publish
 
 exit codes: 0 both shares are reached; 1 they are not; 2 the input is at fault, the last line says what to do.
 """
@@ -18,17 +18,25 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from register import find_bundle
 
 from shared_components.cli import quiet, run_main
+from shared_components.errors import InputError
 from shared_components.images.files import atomic_path
 from shared_components.verdict import Limits
 
 COMMAND = "python scripts/verdict_cases.py --data_dir DATA --output_dir OUT"
-SPACING_MM = (0.5, 3.0)  # of images that the VTN bundle is meant for: it sees them at 2 mm, blurred or interpolated
+SETS = {  # by bundle: module and class of its cases
+    "avsm_registration": ("brains", "Brains"),
+    "meta_affine_registration": ("flat", "FlatImages"),
+    "r2n2_registration": ("thoraces", "Thoraces"),
+    "suits_registration": ("abdomens", "Abdomens"),
+    "vtn_registration": ("brains", "Brains"),
+}
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -38,59 +46,73 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--data_dir", required=True, metavar="DIR", help="the images that the cases are made of")
     parser.add_argument("--output_dir", required=True, metavar="DIR", help="for the numbers of each case")
-    parser.add_argument("--bundle", default="vtn", help="a bundle for T1 brains; default: %(default)s")
+    parser.add_argument("--bundle", default="vtn", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn; default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: %(default)s")
     parser.add_argument(
         "--only_done", action="store_true", help="judge the cases that have been registered so far; register none"
     )
     parser.add_argument("--json", metavar="FILE", help="write all verdicts and counts here")
-    parser.add_argument("--page", metavar="FILE", help="put the table between the markers of this page")
+    parser.add_argument("--publish", action="store_true", help="into docs/verdict and the table of docs/verdict.md")
     parser.add_argument(
         "--write_limits", action="store_true", help="put the limits chosen on the first half into metadata.json"
     )
     return parser.parse_args(argv)
 
 
-def find_limits(records: Sequence[dict[str, Any]], library: Any, root: Path) -> dict[str, Any]:
+def case_set(root: Path, data: Path) -> Any:
+    """Return what the cases of a bundle are made of.
+
+    Raises:
+        InputError: there is no set for that bundle, or the data lack something.
+    """
+    if root.name not in SETS:
+        raise InputError(f"there are no cases for {root.name}; give one of {', '.join(SETS)}")
+    module, name = SETS[root.name]
+    return getattr(import_module(f"verdicts.{module}"), name)(data)
+
+
+def find_limits(records: Sequence[dict[str, Any]], images: Any, root: Path, before: Any) -> dict[str, Any]:
     """Return the entries "trained_on" and "verdict" of metadata.json: from training images, and from the first half."""
     from verdicts.limits import choose_limits, training_statistics
     from verdicts.run import training_views
 
     half = [record for record in records if record["half"] == 0]
-    trained_on = training_statistics(training_views(library, root), SPACING_MM)
-    return {"trained_on": trained_on, "verdict": choose_limits(half, trained_on)}
+    trained_on = training_statistics(training_views(images, root), images.SPACING_MM)
+    return {"trained_on": trained_on, "verdict": choose_limits(half, trained_on, before)}
 
 
 def try_cases(options: argparse.Namespace) -> bool:
     """Run what is asked for; tell whether both shares are reached."""
-    from verdicts.cases import Library, list_cases  # seconds to import
+    from verdicts.cases import list_cases  # seconds to import
     from verdicts.run import finished, run_cases
     from verdicts.table import WANTED, judged, publish, summarise, to_markdown
 
-    root, library = find_bundle(options.bundle), Library(Path(options.data_dir).expanduser())
+    root = find_bundle(options.bundle)
+    images = case_set(root, Path(options.data_dir).expanduser())
     folder = Path(options.output_dir).expanduser() / root.name
     with quiet():
-        plan = list_cases(library, options.seed)
+        plan = list_cases(images, options.seed)
         plan = finished(plan, root, folder) if options.only_done else plan
-        records = run_cases(plan, library, root, folder, options.threads)
+        records = run_cases(plan, images, root, folder, options.threads)
         file = root / "configs" / "metadata.json"
         metadata = json.loads(file.read_text())
         if options.write_limits:
-            metadata |= find_limits(records, library, root)
+            metadata |= find_limits(records, images, root, metadata.get("verdict"))
             with atomic_path(file) as temporary:
                 temporary.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n")
     trained_on, limits = metadata.get("trained_on"), Limits.of(metadata.get("verdict"))
     cases = judged(records, limits, trained_on)
     summary = summarise(cases, records)
-    text = to_markdown(summary, f"{COMMAND} --bundle {options.bundle} --seed {options.seed}")
+    name = root.name.removesuffix("_registration")
+    text = to_markdown(summary, name, f"{COMMAND} --bundle {name} --seed {options.seed}", images.ABOUT)
     print(text)
+    content = {"seed": options.seed, "verdict": metadata.get("verdict"), **summary, "cases": cases}
     if options.json:
-        content = {"seed": options.seed, "verdict": metadata.get("verdict"), **summary, "cases": cases}
         with atomic_path(options.json) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
-    if options.page:
-        publish(text, Path(options.page))
+    if options.publish:
+        publish(name, content, text)
     return min(summary["halves"][1].values()) >= WANTED
 
 

@@ -110,6 +110,16 @@ def test_a_bundle_that_tells_its_training_images_judges_its_input(item, tmp_path
     assert "the fixed image has voxels of 4 mm" in " ".join(verdict["reasons"])
 
 
+def test_another_configuration_has_limits_of_its_own_or_the_default_ones(item, tmp_path) -> None:
+    changes = {"verdict": NEVER, "trained_on": {"spacing_mm": [0.1, 0.2]}}
+    root = bundle(tmp_path, **changes, configurations={"coarse": {"verdict": {"least_nmi": [1.1, None]}}})
+    levels = {}
+    for name in ("", "coarse", "unheard_of"):
+        SaveRegistration(str(tmp_path / "out"), root, report=False, configuration=name)(dict(item))
+        levels[name] = written(tmp_path / "out")["level"]
+    assert levels == {"": "failed", "coarse": "check", "unheard_of": "ok"}
+
+
 def test_the_words_on_paper_and_on_the_terminal() -> None:
     verdict = {"level": "failed", "reasons": ["a < b"], "fallback": "beside it"}
     assert format_verdict(verdict) == "verdict: failed\n  - a < b\n  - beside it"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from script_tools import BUNDLE, blob, load_script
-from verdicts import cases, limits, spoil, table
+from script_tools import ROOT, blob, load_script
+from verdicts import abdomens, brains, cases, flat, limits, spoil, table, thoraces
 
+from shared_components.errors import InputError
 from shared_components.geometry import Frame
 from shared_components.images import Image
 from shared_components.results import Registration
@@ -25,6 +27,10 @@ def image(values: np.ndarray | None = None) -> Image:
     values = blob((12, 14, 16)) if values is None else values
     tensor = torch.from_numpy(values.astype(np.float32))[None]
     return Image(tensor, Frame(tensor.shape[1:], AFFINE), Path("made"), np.dtype("float32"))
+
+
+def flat_image(values: np.ndarray) -> Image:
+    return cases.made_image(values, Frame(values.shape, np.diag([2.0, 2.0, 1.0])))
 
 
 def values(found: Image) -> np.ndarray:
@@ -57,12 +63,20 @@ def test_saturation_clips_and_noise_drowns() -> None:
 def test_a_turn_keeps_the_content_and_moves_it() -> None:
     found = values(spoil.turn(image(), 180, (0, 0, 1)))
     np.testing.assert_allclose(found, values(image())[::-1, :, ::-1], atol=1e-2)
+    slice_ = values(image())[6]
+    turned = values(spoil.turn(flat_image(slice_), 180, (1, 2, 3)))
+    np.testing.assert_allclose(turned, slice_[::-1, ::-1], atol=1e-2)
 
 
 def test_eighths_change_places() -> None:
     eight = [image(np.full((4, 4, 4), float(number))) for number in range(8)]
-    found = values(spoil.shuffle_octants(eight, [*range(1, 8), 0]))
+    found = values(spoil.shuffle_parts(eight, [*range(1, 8), 0]))
     assert found[0, 0, 0] == 7 and found[0, 0, 3] == 0 and found[3, 3, 3] == 6
+    four = [flat_image(np.full((4, 4), float(number))) for number in range(4)]
+    found = values(spoil.shuffle_parts(four, [1, 2, 3, 0]))
+    assert found[0, 0] == 3 and found[0, 3] == 0 and found[3, 0] == 1
+    order = spoil.derangement(8, np.random.default_rng(0))
+    assert sorted(order) == list(range(8)) and all(k != place for k, place in enumerate(order))
 
 
 def test_organs_are_filled_from_others() -> None:
@@ -73,30 +87,89 @@ def test_organs_are_filled_from_others() -> None:
     assert found.tolist() == [0] * 4 + [40] * 4 + [30] * 4
 
 
-class Subjects:
+class Brains(brains.Brains):
     held_out, trained = [f"h{n}" for n in range(5)], [f"t{n}" for n in range(20)]
+
+    def __init__(self) -> None: ...
 
     def native(self) -> list[str]:
         return list("abcde")
 
 
-def test_two_hundred_cases_in_two_halves_from_one_seed() -> None:
-    found = cases.list_cases(Subjects())
+class Flat(flat.FlatImages):
+    trained, held_out = ({name: [f"{name}/{n}" for n in range(9)] for name in flat.PATTERNS} for _ in range(2))
+
+    def __init__(self) -> None: ...
+
+
+class Thoraces(thoraces.Thoraces):
+    hand = "hand.jpeg"
+
+    def __init__(self) -> None: ...
+
+
+class Abdomens(abdomens.Abdomens):
+    def __init__(self) -> None: ...
+
+
+@pytest.mark.parametrize("kind", [Brains, Flat, Thoraces, Abdomens])
+def test_two_hundred_cases_in_two_halves_from_one_seed(kind: type[cases.CaseSet]) -> None:
+    found = cases.list_cases(kind())
     assert Counter((case.spoilt, case.half) for case in found) == Counter(
         {(spoilt, half): 50 for spoilt in (False, True) for half in (0, 1)}
     )
     assert len({case.name for case in found}) == 200
     halves = Counter((case.kind, case.half) for case in found)
     assert all(abs(halves[kind, 0] - halves[kind, 1]) <= 1 for kind, _ in halves), "every kind is in both"
-    assert found == cases.list_cases(Subjects()) != cases.list_cases(Subjects(), seed=1)
-    assert all(case.what["degrees"] >= 60 for case in found if case.kind.startswith("turned"))
+    assert found == cases.list_cases(kind()) != cases.list_cases(kind(), seed=1)
+    assert all(case.what["degrees"] >= 60 for case in found if case.kind.startswith("turned by 60"))
     side = [case.what["side"] for case in found if case.spoilt]
     assert 35 <= side.count("fixed") <= 65, "either image may be spoilt"
+    ways = {case.kind.split(" ")[0] for case in found if case.spoilt}
+    assert ways <= kind.SPOILERS.keys() | cases.COMMON.keys(), "there is a way to make each"
+
+
+@pytest.fixture
+def hearts(tmp_path: Path) -> Thoraces:
+    """A folder with what the synthetic chests need to be there, and a hand."""
+    for name in (thoraces.CINE[0], f"{thoraces.HEART}/ed.nii.gz", "hands_mednist64/a.jpeg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    return thoraces.Thoraces(tmp_path)
+
+
+def test_frames_are_of_one_person_and_spoilt_ones_of_others(hearts: thoraces.Thoraces) -> None:
+    chosen = {}
+    for case in cases.list_cases(hearts):
+        if "slice" not in case.what:
+            chosen.setdefault(case.kind, case)
+    fixed, moving = (values(one) for one in cases.make(chosen["two frames of a synthetic chest"], hearts))
+    other = values(cases.make(chosen["another person's frame"], hearts)[1])
+    same = values(hearts.breathing(chosen["another person's frame"].what["person"])[0])
+
+    def alike(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+    assert alike(fixed, moving) > 0.9 > alike(same, other)
+    for kind in ("quarters of four chests shuffled", "one half empty", "heavy noise"):
+        case = chosen[kind]
+        side = ("fixed", "moving").index(case.what["side"])
+        whole = hearts.breathing(case.what["person"])[case.what["frames"][side]]
+        assert alike(values(cases.make(case, hearts)[side]), values(whole)) < 0.9, kind
+
+
+def test_wrong_anatomy_fills_the_place_of_the_image(hearts: thoraces.Thoraces) -> None:
+    wrong = flat_image(np.ones((64, 32), np.float32))
+    hearts.image = lambda name: wrong
+    chest = hearts.breathing(0)[0]
+    found = hearts.stranger({"file": "a hand"}, chest).frame
+    np.testing.assert_allclose(found.center_mm, chest.frame.center_mm, atol=1e-9)
+    assert (found.spacing * found.shape).max() == pytest.approx(float((chest.frame.spacing * 128).max()))
 
 
 def record(name: str, nmi: float, spoilt: bool, half: int = 0) -> dict:
     agreement = {key: {"initial": 0.0, "after": nmi} for key in limits.AGREEMENT}
-    metrics = {"agreement": agreement}
+    metrics = {"agreement": agreement, "coverage": {"fixed_outside_percent": 10 * nmi, "moving_outside_percent": 0.0}}
     return {
         "name": name,
         "kind": "k" + str(spoilt),
@@ -118,8 +191,19 @@ def test_limits_lie_between_good_and_spoilt() -> None:
     inputs = [{**one, "metrics": {**one["metrics"], "input": {"moving": {"size": n}}}} for n, one in enumerate(many())]
     chosen = limits.choose_limits(inputs, {"statistics": {"size": [0, 5]}})
     assert chosen["least_edges"] == [check, failed] and chosen["unlike"] == [1.0, None], "good ones go up to 9"
+    assert chosen["outside_percent"] == [10.0, 40.0], "good ones lose less"
+    assert limits.choose_outside([record("c", 2.1, False)]) == [25.0, 40.0]
+    assert limits.choose_outside([record("c", 4.1, False), record("d", 9.0, True)]) == [45.0, None]
     swapped = [{**one, "spoilt": not one["spoilt"]} for one in many()]
     assert limits.choose_least(swapped, "nmi") is None, "a number that is high for spoilt pairs chooses nothing"
+
+
+def test_two_kinds_of_images_are_not_judged_by_their_correlation() -> None:
+    inputs = [{**one, "metrics": {**one["metrics"], "input": {"moving": {"size": 1}}}} for one in many()]
+    before = {"similarity": "nmi", "least_local": [0.9, 0.8], "folds_percent": [0.5, 1.0]}
+    chosen = limits.choose_limits(inputs, {"statistics": {"size": [0, 5]}}, before)
+    assert chosen["folds_percent"] == [0.5, 1.0] and chosen["similarity"] == "nmi"
+    assert {"least_nmi", "least_edges"} <= chosen.keys() and not {"least_local", "least_correlation"} & chosen.keys()
 
 
 def test_the_table_tells_what_was_wrong_and_whether_it_was_enough() -> None:
@@ -130,19 +214,24 @@ def test_the_table_tells_what_was_wrong_and_whether_it_was_enough() -> None:
     assert summary["halves"][0] == {"spoilt_flagged": 1, "good_not_flagged": 1}
     assert summary["halves"][1]["spoilt_flagged"] == pytest.approx(6 / 7)
     assert [case["name"] for case in summary["wrong"]] == ["bad"]
-    text = table.to_markdown(summary, "command")
+    text = table.to_markdown(summary, "vtn", "command", "about")
     assert "| **all spoilt** | 5 of 5 | 6 of 7 | 3 |" in text and "86% of the spoilt" in text and "not reached" in text
     assert "`bad` (spoilt), not flagged" in text
 
 
-def test_the_table_goes_between_the_markers(tmp_path) -> None:
-    page = tmp_path / "page.md"
+def test_a_page_a_bundle_and_a_row_between_the_markers(tmp_path: Path) -> None:
+    page = tmp_path / "verdict.md"
     page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
-    table.publish("new\n", page)
-    assert page.read_text() == f"before\n{table.BEGIN}\nnew\n{table.END}\nafter\n"
+    summary = table.summarise(table.judged(many(), Limits.of({"least_nmi": [0.25, 0.2]}), None), many())
+    for name in ("b", "a"):
+        table.publish(name, summary, f"page of {name}", tmp_path)
+    before, rows, after = (part.splitlines() for part in re.split("<!-- .*measured -->", page.read_text()))
+    assert before == ["before"] and after == ["", "after"]
+    assert rows[-2:] == [f"| [{name}](verdict/{name}.md) | 4 of 5 | 2 | 5 of 5 | 80%, 100% |" for name in "ab"]
+    assert (tmp_path / "verdict" / "a.md").read_text() == "page of a"
     page.write_text("nothing")
     with pytest.raises(ValueError, match="has no"):
-        table.publish("new", page)
+        table.publish("a", summary, "new", tmp_path)
 
 
 def test_the_field_is_judged_by_the_numbers_of_the_metrics(smooth_ddf) -> None:
@@ -159,14 +248,45 @@ def test_the_field_is_judged_by_the_numbers_of_the_metrics(smooth_ddf) -> None:
     assert found["displacement_mm"]["max"] > 0
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_pair_that_is_refused_is_recorded_as_that(wrapped: bool, hearts: thoraces.Thoraces) -> None:
+    from verdicts.run import _register
+
+    class Refusing:
+        def measure(self, *pair: Image) -> dict:
+            try:
+                raise InputError("they do not overlap")
+            except InputError as error:
+                if wrapped:  # as MONAI does
+                    raise RuntimeError("applying transform") from error
+                raise
+
+    found = _register(cases.list_cases(hearts)[0], hearts, Refusing())
+    assert found["metrics"] is None and found["refused"] == "they do not overlap"
+    broken = type("Broken", (), {"measure": lambda *_: 1 / 0})()
+    with pytest.raises(ZeroDivisionError):
+        _register(cases.list_cases(hearts)[0], hearts, broken)
+
+
 def test_without_data_there_is_a_sentence(tmp_path, capsys) -> None:
     script = load_script("verdict_cases")
     assert script.main(["--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "out")]) == 2
     assert "holds too few brains" in capsys.readouterr().err
 
 
-def test_the_published_table_is_of_the_shipped_limits() -> None:
-    published = json.loads((BUNDLE.parents[1] / "docs" / "verdict.json").read_text())
-    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+def test_a_bundle_without_cases_gets_a_sentence(tmp_path, capsys) -> None:
+    root = tmp_path / "my_registration"
+    (root / "configs").mkdir(parents=True)
+    (root / "configs" / "inference.json").write_text("{}")
+    options = ["--bundle", str(root), "--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "out")]
+    assert load_script("verdict_cases").main(options) == 2
+    assert "no cases for my_registration" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "docs" / "verdict").glob("*.json")), ids=lambda file: file.stem)
+def test_the_published_table_is_of_the_shipped_limits(file: Path) -> None:
+    published = json.loads(file.read_text())
+    metadata = json.loads((ROOT / "bundles" / f"{file.stem}_registration" / "configs" / "metadata.json").read_text())
     assert published["verdict"] == metadata["verdict"] and len(published["cases"]) == 200
     assert {"spacing_mm", "statistics"} <= metadata["trained_on"].keys()
+    assert f"[{file.stem}](verdict/{file.stem}.md)" in (ROOT / "docs" / "verdict.md").read_text()

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from shared_components.verdict import describe_view, excess
+from shared_components.verdict import Limits, describe_view, excess
 
 AGREEMENT = ("correlation", "nmi", "edges", "local", "overlap")
 # a brain may lean either way from left to right; noise and background tell a template from a scan, not good from bad
 STATISTICS = ("size", "spread_0", "spread_1", "spread_2", "lean_1", "lean_2", "mean", "deviation")
+OF_ONE_KIND = ("correlation", "local")  # mean nothing where the two images differ in kind
 ENOUGH = 0.85  # of what a number must tell apart, beyond chance, to be given a limit
 Record = Mapping[str, Any]
 
@@ -52,11 +53,37 @@ def choose_unlike(records: Sequence[Record], statistics: Mapping[str, Any]) -> f
     return max(0.5, math.ceil(2 * float(np.percentile(largest, 98))) / 2)
 
 
-def choose_limits(records: Sequence[Record], trained_on: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entry "verdict" of a bundle's metadata from the records of one half."""
-    chosen = {f"least_{name}": choose_least(records, name, enough=ENOUGH) for name in AGREEMENT}
+def choose_outside(records: Sequence[Record]) -> list[float | None]:
+    """Return the limits of content out of sight, %: wider than by default where good pairs need it.
+
+    A wrist runs out of its picture in good pairs as well. check: where 98 % of the good cases lie below, rounded up to
+    5 %.
+    """
+    good = [record["metrics"]["coverage"] for record in records if not record["spoilt"] and record["metrics"]]
+    check, failed = Limits().outside_percent
+    if good:
+        largest = [max(sides.values()) for sides in good]
+        check = max(check, 5.0 * math.ceil(float(np.percentile(largest, 98)) / 5))
+    return [check, failed if failed > check else None]
+
+
+def choose_limits(
+    records: Sequence[Record], trained_on: Mapping[str, Any], before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the entry "verdict" of a bundle's metadata from the records of one half.
+
+    Args:
+        records: of the cases.
+        trained_on: the other entry.
+        before: the entry so far; what is not chosen here is kept.
+    """
+    kept = {name: value for name, value in (before or {}).items() if not name.startswith("least_")}
+    fitting = kept.get("similarity", "correlation") in OF_ONE_KIND
+    names = [name for name in AGREEMENT if fitting or name not in OF_ONE_KIND]
+    chosen = {f"least_{name}": choose_least(records, name, enough=ENOUGH) for name in names}
     limits = {name: list(pair) for name, pair in chosen.items() if pair is not None}
-    return {**limits, "unlike": [choose_unlike(records, trained_on["statistics"]), None]}
+    limits["outside_percent"] = choose_outside(records)
+    return {**kept, **limits, "unlike": [choose_unlike(records, trained_on["statistics"]), None]}
 
 
 def training_statistics(

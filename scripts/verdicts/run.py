@@ -15,14 +15,14 @@ import torch
 from monai.bundle import ConfigParser
 from register import bundle_code
 
-from shared_components.errors import InputError
+from shared_components.errors import InputError, find_input_error
 from shared_components.images import Image, write_image
 from shared_components.images.files import atomic_path, sha256_of
 from shared_components.metrics import folds_percent, inverse_consistency_error, plain
 from shared_components.results import Registration
 from shared_components.transform import affine_field
 
-from .cases import Case, Library, make
+from .cases import Case, CaseSet, make
 
 Record = dict[str, Any]
 
@@ -52,11 +52,8 @@ class Registrar:
     def measure(self, fixed: Image, moving: Image) -> dict[str, Any]:
         """Return what metrics.json would hold of a pair in memory, as far as a verdict needs it."""
         with tempfile.TemporaryDirectory() as folder:
-            item = {}
-            for side, image in (("fixed", fixed), ("moving", moving)):
-                item[side] = str(Path(folder) / f"{side}.nii")
-                write_image(item[side], image.array[0].numpy(), image.frame, "float32")
-            data = self.preprocessing(item)
+            sides = (("fixed", fixed), ("moving", moving))
+            data = self.preprocessing({side: _write(image, folder, side) for side, image in sides})
         data["pred"] = self.inferer(data["image"][None], self.network)[0]
         for transform in self.transforms:
             data = transform(data)
@@ -80,7 +77,7 @@ def judged_field(result: Registration) -> dict[str, Any]:
 
 
 def run_cases(
-    cases: Sequence[Case], library: Library, root: Path, records: Path, threads: int = 1
+    cases: Sequence[Case], images: CaseSet, root: Path, records: Path, threads: int = 1
 ) -> list[dict[str, Any]]:
     """Register the cases that have no record yet, and return the records of all.
 
@@ -88,7 +85,7 @@ def run_cases(
 
     Args:
         cases: what to register.
-        library: what they are made of.
+        images: what they are made of.
         root: folder of the bundle.
         records: folder with a file a case; one of another plan, other weights or other code is made again.
         threads: CPU threads.
@@ -102,7 +99,7 @@ def run_cases(
         record = _read(path)
         if record is None or record["key"] != key:
             registrar = registrar or Registrar(root, threads)
-            record = _register(case, library, registrar) | {"key": key}
+            record = _register(case, images, registrar) | {"key": key}
             records.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as temporary:
                 temporary.write_text(json.dumps(record, indent=1) + "\n")
@@ -113,31 +110,42 @@ def run_cases(
     return found
 
 
-def training_views(library: Library, root: Path) -> list[tuple[torch.Tensor, list[float]]]:
-    """Return each training brain as the network sees it, (*spatial), and the voxel size there."""
+def training_views(images: CaseSet, root: Path) -> list[tuple[torch.Tensor, list[float]]]:
+    """Return each training image as the network sees it, (*spatial), and the voxel size there."""
     registrar, found = Registrar(root), []
-    for subject in library.trained:
-        image = library.brain(subject)
-        data = registrar.preprocessing({"image": str(image.path)})
+    for image in images.training():
+        with tempfile.TemporaryDirectory() as folder:
+            data = registrar.preprocessing({"image": _write(image, folder, "image")})
         found.append((data["image"][0], data["spacing_mm"].tolist()))
     return found
 
 
-def _register(case: Case, library: Library, registrar: Registrar) -> Record:
+def _write(image: Image, folder: str, name: str) -> str:
+    """Write an image for the preprocessing to read."""
+    path = str(Path(folder) / f"{name}.nii")
+    write_image(path, image.array[0].numpy(), image.frame, "float32")
+    return path
+
+
+def _register(case: Case, images: CaseSet, registrar: Registrar) -> Record:
     """Return the record of a case; one that is refused before anything is registered says so."""
     record: Record = {"name": case.name, "kind": case.kind, "spoilt": case.spoilt}
-    pair = make(case, library)
+    pair = make(case, images)
     try:
         return record | {"metrics": registrar.measure(*pair), "refused": None}
-    except InputError as error:
-        return record | {"metrics": None, "refused": str(error)}
+    except Exception as error:  # MONAI wraps those of transforms
+        refused = find_input_error(error)
+        if refused is None:
+            raise
+        return record | {"metrics": None, "refused": str(refused)}
 
 
 def fingerprint(case: Case, root: Path) -> str:
     """Return what a record depends on, as a hash: the plan of the case, and the bundle's weights and configuration."""
     plan = [case.name, case.kind, case.seed, case.what]
-    files = [sha256_of(root / name) for name in ("models/model.pt", "configs/inference.json")]
-    return hashlib.sha256(json.dumps([plan, files]).encode()).hexdigest()[:16]
+    config = json.loads((root / "configs" / "inference.json").read_text()) | {"calibration": None}  # no number of it
+    known = [plan, sha256_of(root / "models" / "model.pt"), config]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
 
 
 def finished(cases: Sequence[Case], root: Path, records: Path) -> list[Case]:

@@ -57,36 +57,46 @@ def drown(image: Image, strength: float, generator: torch.Generator) -> Image:
 
 
 def turn(image: Image, degrees: float, axis: Sequence[float]) -> Image:
-    """Turn the content about the middle of the grid."""
+    """Turn the content about the middle of the grid; a slice within its plane, whatever the axis."""
     frame: Frame = image.frame
-    direction = np.asarray(axis, dtype=np.float64)
-    world = np.eye(4)
-    world[:3, :3] = Rotation.from_rotvec(np.deg2rad(degrees) * direction / np.linalg.norm(direction)).as_matrix()
-    world[:3, 3] = frame.center_mm - world[:3, :3] @ frame.center_mm
+    ndim = frame.ndim
+    direction = np.asarray(axis if ndim == 3 else (0, 0, 1), dtype=np.float64)
+    matrix = Rotation.from_rotvec(np.deg2rad(degrees) * direction / np.linalg.norm(direction)).as_matrix()[:ndim, :ndim]
+    world = np.eye(ndim + 1)
+    world[:ndim, :ndim] = matrix
+    world[:ndim, ndim] = frame.center_mm - matrix @ frame.center_mm
     return replace(image, array=affine_field(world, frame).resample(image.array, frame))
 
 
-def shuffle_octants(images: Sequence[Image], order: Sequence[int]) -> Image:
-    """Put the eighths of several subjects' images into one, each in another one's place.
+def derangement(count: int, rng: np.random.Generator) -> list[int]:
+    """Return a random permutation of range(count) that leaves nothing in its place."""
+    order = rng.permutation(count)
+    while (order == np.arange(count)).any():
+        order = rng.permutation(count)
+    return order.tolist()
+
+
+def shuffle_parts(images: Sequence[Image], order: Sequence[int]) -> Image:
+    """Put the eighths (of slices: quarters) of several subjects' images into one, each in another one's place.
 
     Args:
-        images: eight images on one grid; the k-th gives one eighth.
-        order: a permutation of range(8): where each eighth goes.
+        images: eight (four) images on one grid; the k-th gives one part.
+        order: a permutation of range(8) (4): where each part goes.
     """
     shape = images[0].array.shape[1:]
     half = [n // 2 for n in shape]
     out = np.full(shape, float(images[0].array.min()), dtype=np.float32)
     for source, (image, target) in enumerate(zip(images, order, strict=True)):
         parts = [
-            tuple(slice(bit * h, (bit + 1) * h) for bit, h in zip(_bits(number), half, strict=True))
+            tuple(slice(bit * h, (bit + 1) * h) for bit, h in zip(_bits(number, len(shape)), half, strict=True))
             for number in (source, target)
         ]
         out[parts[1]] = image.array[0].numpy()[parts[0]]
     return with_values(images[0], out)
 
 
-def _bits(number: int) -> tuple[int, int, int]:
-    return number >> 2 & 1, number >> 1 & 1, number & 1
+def _bits(number: int, count: int) -> tuple[int, ...]:
+    return tuple(number >> place & 1 for place in reversed(range(count)))
 
 
 def swap_organs(image: Image, label: np.ndarray, other: Image, other_label: np.ndarray, order: Sequence[int]) -> Image:

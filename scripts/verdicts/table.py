@@ -1,8 +1,9 @@
-"""What the verdicts on the cases amount to, as numbers and as a Markdown table."""
+"""What the verdicts on the cases amount to, as numbers and as Markdown: a page a bundle, a row in docs/verdict.md."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,13 @@ from shared_components.verdict import Limits, judge
 
 from .limits import AGREEMENT, choose_least, value_of
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
 WANTED = 0.95
+HEAD = """\
+| bundle | spoilt pairs: flagged | of these failed | good pairs: not flagged | on the half that chose: spoilt, good |
+|---|---:|---:|---:|---:|
+"""
 Record = Mapping[str, Any]
 
 
@@ -69,25 +75,32 @@ def single(records: Sequence[Record], name: str) -> dict[str, Any]:
     return found
 
 
-def to_markdown(summary: Mapping[str, Any], command: str) -> str:
-    """Return the text between the markers."""
-    lines = [f"By `{command}`: the shipped VTN bundle, as `register.py` runs it.", ""]
+def to_markdown(summary: Mapping[str, Any], name: str, command: str, about: str) -> str:
+    """Return the page of a bundle."""
+    cases = sum(row[half]["cases"] for row in summary["kinds"].values() for half in ("chosen_on", "reported_on"))
+    lines = [f"# The verdict on {cases} pairs: {name}", "", about, ""]
+    lines += [f"By `{command}`: the shipped bundle, as `register.py` runs it ([what it is](../verdict.md)).", ""]
     lines += ["| pairs | limits chosen on: flagged | reported on: flagged | of these failed |", "|---|---:|---:|---:|"]
     for spoilt, words in ((False, "good"), (True, "spoilt")):
         rows = {kind: row for kind, row in summary["kinds"].items() if row["spoilt"] is spoilt}
         lines += [_row(kind, row) for kind, row in rows.items()]
-        total = {half: {key: sum(row[half][key] for row in rows.values()) for key in ("cases", "ok", "check", "failed")}
-                 for half in ("chosen_on", "reported_on")}  # fmt: skip
-        lines.append(_row(f"**all {words}**", total))
+        lines.append(_row(f"**all {words}**", {half: _total(list(rows.values()), half) for half in HALVES}))
     first, second = summary["halves"]
     lines += ["", _sentence(first, second), "", "What single numbers would do, limits chosen on the first half:", ""]
     lines += ["| number after registration | limit | spoilt flagged | good flagged |", "|---|---:|---:|---:|"]
-    for name, row in summary["single_numbers"].items():
+    for number, row in summary["single_numbers"].items():
         if row["limit"] is None:
-            lines.append(f"| {name} | – | – | – |")
+            lines.append(f"| {number} | – | – | – |")
         else:
-            lines.append(f"| {name} | {row['limit']:.3g} | {row['spoilt_flagged']:.0%} | {row['good_flagged']:.0%} |")
+            lines.append(f"| {number} | {row['limit']:.3g} | {row['spoilt_flagged']:.0%} | {row['good_flagged']:.0%} |")
     return "\n".join([*lines, *_wrong(summary["wrong"])]) + "\n"
+
+
+HALVES = ("chosen_on", "reported_on")
+
+
+def _total(rows: Iterable[Mapping[str, Any]], half: str) -> dict[str, int]:
+    return {key: sum(row[half][key] for row in rows) for key in ("cases", "ok", "check", "failed")}
 
 
 def _row(words: str, row: Mapping[str, Any]) -> str:
@@ -116,15 +129,35 @@ def _wrong(cases: Sequence[Record]) -> list[str]:
     return lines
 
 
-def publish(text: str, page: Path) -> None:
-    """Replace what stands between the markers of a page.
+def publish(name: str, content: Mapping[str, Any], text: str, docs: Path = DOCS) -> None:
+    """Write a bundle's page and numbers, and the table of all of them between the markers of docs/verdict.md.
 
     Raises:
         ValueError: the page has no such markers.
     """
+    page, folder = docs / "verdict.md", docs / "verdict"
     before, begin, rest = page.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{page} has no {BEGIN} ... {END}")
+    folder.mkdir(exist_ok=True)
+    for kind, written in (("json", json.dumps(content, indent=1, ensure_ascii=False) + "\n"), ("md", text)):
+        with atomic_path(folder / f"{name}.{kind}") as temporary:
+            temporary.write_text(written)
+    rows = "".join(_line(file.stem, json.loads(file.read_text())) for file in sorted(folder.glob("*.json")))
     with atomic_path(page) as temporary:
-        temporary.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
+        temporary.write_text(f"{before}{BEGIN}\n{HEAD}{rows}{END}{after}")
+
+
+def _line(name: str, content: Mapping[str, Any]) -> str:
+    kinds = content["kinds"].values()
+    spoilt, good = (_total([row for row in kinds if row["spoilt"] is is_it], "reported_on") for is_it in (True, False))
+    chose = content["halves"][0]
+    cells = [
+        f"[{name}](verdict/{name}.md)",
+        f"{spoilt['cases'] - spoilt['ok']} of {spoilt['cases']}",
+        str(spoilt["failed"]),
+        f"{good['ok']} of {good['cases']}",
+        f"{chose['spoilt_flagged']:.0%}, {chose['good_not_flagged']:.0%}",
+    ]
+    return f"| {' | '.join(cells)} |\n"

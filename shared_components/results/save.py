@@ -98,6 +98,7 @@ class SaveRegistration:
         subfolders: one folder a pair. A request of MONAI Label has its own in any case.
         report: also write report.html.
         inferer: instead of ``network``: its attribute of that name, which is the network that made the field.
+        configuration: whose limits are used, see ``AddVerdict``; "" for the bundle's own.
     """
 
     def __init__(
@@ -109,10 +110,11 @@ class SaveRegistration:
         subfolders: bool = False,
         report: bool = True,
         inferer: Any = None,
+        configuration: str = "",
     ) -> None:
         self.output_dir, self.bundle, self.weights = Path(output_dir), bundle_name(bundle), weights
         self.subfolders, self.report, self.inferer, self._network = subfolders, report, inferer, network
-        self.add_verdict = AddVerdict(bundle)
+        self.add_verdict = AddVerdict(bundle, configuration)
 
     @property
     def network(self) -> Any:

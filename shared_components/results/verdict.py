@@ -24,13 +24,16 @@ class AddVerdict:
     Args:
         bundle: folder of the bundle; its metadata.json may hold "verdict", limits of its own, see ``Limits``, and
             "trained_on", see ``judge``.
+        configuration: where another configuration than the bundle's own is used: both come from the entry of that name
+            below "configurations" of metadata.json, without one the limits are the default ones.
 
     Raises:
         InputError: limits that there are not.
     """
 
-    def __init__(self, bundle: str = "") -> None:
+    def __init__(self, bundle: str = "", configuration: str = "") -> None:
         metadata = bundle_metadata(bundle)
+        metadata = metadata.get("configurations", {}).get(configuration, {}) if configuration else metadata
         self.limits, self.trained_on = Limits.of(metadata.get("verdict")), metadata.get("trained_on")
 
     def __call__(self, metrics: dict[str, Any], result: Registration, image: Tensor | None) -> dict[str, Any]:
