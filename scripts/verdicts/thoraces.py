@@ -70,7 +70,7 @@ class Thoraces(CaseSet):
         "turned by 60 to 180 degrees": 12,
     }
     NDIM = 2
-    SPACING_MM = (0.7, 4.0)
+    SPACING_MM = (0.7, 5.0)
     SPOILERS = {"quarters": _quarters, "another": _another}
     ABOUT = f"""\
 Good: two of {FRAMES} frames of {PEOPLE} synthetic chests that no training drew (front or side, 384 mm, 128 × 128); two

@@ -173,10 +173,11 @@ def _inputs(sides: Mapping[str, Any], limits: Limits, trained_on: Mapping[str, A
     """Images unlike those that a bundle was trained on."""
     spacing = trained_on.get("spacing_mm")
     for side, numbers in sides.items():
-        for value in [] if spacing is None else sorted(set(numbers.get("spacing", []))):
-            if not spacing[0] <= value <= spacing[1]:
-                known = f"between {_number(spacing[0])} and {_number(spacing[1])} mm"
-                yield "check", f"the {side} image has voxels of {_number(value)} mm; the bundle knows such {known}"
+        steps = [] if spacing is None else sorted(set(numbers.get("spacing", [])))
+        if strange := [step for step in steps if not spacing[0] <= step <= spacing[1]]:
+            known = f"between {_number(spacing[0])} and {_number(spacing[1])} mm"
+            shown = " and ".join(dict.fromkeys(map(_number, strange)))
+            yield "check", f"the {side} image has voxels of {shown} mm; the bundle knows such {known}"
         beyond = excess(numbers, trained_on.get("statistics", {}))
         found = {name: level for name, value in beyond.items() if (level := _over(value, limits.unlike))}
         if found:
