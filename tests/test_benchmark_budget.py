@@ -61,6 +61,29 @@ def test_each_bundle_takes_the_sizes_of_its_dimension(commands: Commands, tmp_pa
     assert "## Seconds and memory by size (budget)" in text and "| r2n2 | 14 x 14 | 4.0 | 1.5 | 0.90 | 0.70 |" in text
 
 
+def test_a_stopped_run_goes_on_where_it_was(commands: Commands, tmp_path: Path, monkeypatch) -> None:
+    file, sizes = tmp_path / "budget.json", [(12, 12), (14, 14)]
+    asked = {"device": "cpu", "threads": 1, "json": str(file), "sizes": sizes}
+
+    def stopped(name: str, **options: object) -> None:
+        def stop(command: list[str], folder: Path, least: bool) -> dict:
+            if "14 x 14" in str(folder):
+                raise RuntimeError("stopped")
+            return measured(command, folder, least)
+
+        measured = budget._measured
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
+            patch.setattr(budget, "_measured", stop)
+            budget.budget(name, **options)
+
+    stopped("r2n2", **asked)
+    assert len(json.loads(file.read_text())["rows"]) == 1 and len(commands.seen) == 3
+    found = budget.budget("r2n2", **asked)
+    assert [row["size"] for row in found["rows"]] == ["12 x 12", "14 x 14"] and len(commands.seen) == 6
+    budget.budget("r2n2", **asked | {"refine_steps": 1})
+    assert len(commands.seen) == 12, "another command begins anew"
+
+
 def test_without_the_least_a_command_runs_once(commands: Commands) -> None:
     (row,) = budget.budget("r2n2", device="cpu", threads=1, sizes=[(12, 12)], least=False)["rows"]
     assert len(commands.seen) == 1 and "least_gb" not in row

@@ -5,74 +5,26 @@ from __future__ import annotations
 import importlib
 import io
 import json
-import logging
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
+from register_case import command, moved, place, script, undo  # noqa: F401
 from script_tools import (
     BUNDLE,
     DONE,
     ROOT,
-    blob,
     files_in,
-    load_script,
-    make_weights,
     run_python,
-    save,
     tiny_options,
 )
-
-from shared_components.itk_io import read_field
-from shared_components.metrics import folded_cells
-from shared_components.refine import METHODS
 
 RESULTS = ["affine.tfm", "ddf.nii.gz", "inverse_ddf.nii.gz", "metrics.json", "moved.nii.gz", "run.json"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file")  # MONAI says so with --verbose
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    return load_script("register")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two images, labels, weights, and the result of registering them."""
-    folder = tmp_path_factory.mktemp("register")
-    save(folder / "a.nii.gz", blob((17, 16, 15)).astype(np.float32))
-    save(folder / "b.nii.gz", blob((14, 18, 16), 1.0).astype(np.float32))
-    for name in ("a", "b"):
-        image = nib.load(folder / f"{name}.nii.gz")
-        save(folder / f"{name}_seg.nii.gz", (image.get_fdata() > 60).astype(np.uint8) * 3)
-    make_weights(folder / "model.pt")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _undo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Undo what a configuration sets: the excepthook, and the handlers of logging.conf."""
-    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-
-
-def command(place: Path, output: str, *more: str) -> list[str]:
-    files = [f"--fixed={place / 'a.nii.gz'}", f"--moving={place / 'b.nii.gz'}", f"--weights={place / 'model.pt'}"]
-    return ["vtn", *files, f"--output_dir={place / output}", "--device=cpu", "--no_report", *tiny_options(), *more]
-
-
-def moved(folder: Path) -> np.ndarray:
-    return nib.load(folder / "moved.nii.gz").get_fdata()
 
 
 def test_writes_the_results_quietly_and_prints_the_table(script, place, capfd):
@@ -174,22 +126,6 @@ def test_a_list_whose_pairs_would_overwrite_one_another_is_refused(script, place
         assert not (place / "twice").exists()
 
 
-def test_folds_are_taken_out_if_that_is_asked_for(script, place):
-    """A network of wild weights folds; with --diffeomorphic neither field does, and the numbers tell what it took."""
-    weights = torch.load(place / "model.pt", weights_only=True)
-    generator = torch.Generator().manual_seed(1)
-    last = [name for name in weights if name.startswith("dense") and name.endswith("last.weight")]
-    wild = {name: weights[name] + 3 * torch.randn(weights[name].shape, generator=generator) for name in last}
-    torch.save(weights | wild, place / "wild.pt")
-    for name, more in (("folded", []), ("unfolded", ["--diffeomorphic"])):
-        assert script.main(command(place, name, f"--weights={place / 'wild.pt'}", *more)) in DONE
-        fields = [read_field(place / name / file).voxel_ddf() for file in ("ddf.nii.gz", "inverse_ddf.nii.gz")]
-        assert not any(folded_cells(field).any() for field in fields) if more else folded_cells(fields[0]).any()
-        metrics = json.loads((place / name / "metrics.json").read_text())
-        assert ("diffeomorphic" in metrics) == bool(more)
-    assert metrics["field"]["ndv_percent"] == 0 < metrics["diffeomorphic"]["network_grid"]["largest_change_mm"]
-
-
 def test_options_reach_the_configuration(script, place):
     """``header`` instead of centre of mass changes the result; the report is written unless it is refused."""
     assert script.main(command(place, "mass")) in DONE
@@ -206,31 +142,6 @@ def test_affine_of_one_run_starts_another(script, place):
     assert script.main(command(place, "second", f"--initial_transform={place / 'first' / 'affine.tfm'}")) in DONE
     first, second = (json.loads((place / name / "transform.json").read_text()) for name in ("first", "second"))
     np.testing.assert_allclose(second["initial_world_ras_mm"], first["affine_world_ras_mm"], atol=1e-6)
-
-
-def test_refinement_is_switched_on(script, place):
-    assert script.main(command(place, "plain")) in DONE
-    assert script.main(command(place, "refined", "--refine_steps=3")) in DONE
-    assert "refine" in json.loads((place / "refined" / "metrics.json").read_text())
-    assert "refine" not in json.loads((place / "plain" / "metrics.json").read_text())
-
-
-@pytest.mark.parametrize("method", ["vsvf", "bspline"])
-def test_refinement_by_other_means(script, place, method):
-    """The same words as the library's."""
-    assert script.REFINE == METHODS
-    assert script.main(command(place, method, f"--refine={method}", "--refine_steps=3")) in DONE
-    numbers = json.loads((place / method / "metrics.json").read_text())["refine"]
-    assert numbers["loss_after"] <= numbers["loss_before"]
-    assert numbers["strict_folds_after"] <= (0 if method == "vsvf" else numbers["strict_folds_before"])
-
-
-def test_a_method_of_refinement_alone_brings_its_own_number_of_steps(script, place):
-    options = script.arguments(command(place, "velocity", "--refine=vsvf"))
-    config = json.loads((script.find_bundle(options.bundle) / script.CONFIG).read_text())
-    chosen = script.overrides(options, config)
-    assert chosen["refine"] == "vsvf" and chosen["refine_steps"] == script.REFINE_STEPS > 0
-    assert "refine" not in script.overrides(script.arguments(command(place, "velocity")), config)
 
 
 @pytest.mark.parametrize(

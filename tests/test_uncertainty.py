@@ -198,6 +198,14 @@ def test_the_curve_never_falls_and_goes_on_beyond_its_end() -> None:
     assert plain.tolist() == [len(CONTRADICTIONS)] == [4.0]  # what contradicts itself, nothing else
 
 
+def test_rounding_is_not_magnified_into_an_error() -> None:
+    """A sign of micrometres that follows the error exactly, as that of a method whose passes agree, gets no weight."""
+    signs, errors = samples()
+    known = fit_calibration({**signs, "sequence": 1e-4 * errors}, errors)
+    assert known.weights["sequence"] == 0 < known.weights["inverse"]
+    assert fit_calibration({**signs, "sequence": 0.1 * errors}, errors).weights["sequence"] == pytest.approx(10)
+
+
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [

@@ -64,7 +64,7 @@ def budget(
         bundles: short names or folders, each with "+NAME" for one of its configurations on top.
         device: auto, cpu or cuda:0.
         threads: CPU threads; default: as many as torch takes.
-        json: write the result here as well.
+        json: write the result here as well, after each row; rows that it has already, of the same command, are kept.
         sizes: grids of the images; default: ``SIZES``. Bundles take those of their dimension.
         refine_steps: of each command.
         least: also run within the smallest budget that a command says that it can keep.
@@ -88,9 +88,13 @@ def budget(
         "machine": machine.facts(place),
         "rows": [],
     }
+    done = _rows_so_far(json, result)
     with TemporaryDirectory() as scratch:
         for name, (words, ndim) in found.items():
             for shape in [tuple(size) for size in sizes or SIZES[ndim] if len(size) == ndim]:
+                if row := done.get((name, _times(shape))):
+                    result["rows"].append(row)
+                    continue
                 print(f"{name}, {_times(shape)} ...", file=sys.stderr, flush=True)
                 folder = Path(scratch) / _times(shape)
                 pair = make_pair(folder, shape) if not folder.exists() else _files(folder)
@@ -98,9 +102,21 @@ def budget(
                 more += ["--refine_steps", str(refine_steps)]
                 command = [sys.executable, str(SCRIPTS / "register.py"), *words, *pair, *more]
                 result["rows"].append({"name": name, "size": _times(shape), **_measured(command, folder, least)})
+                tables.write_json(json, result)
     print(to_text(result))
     tables.write_json(json, result)
     return result
+
+
+def _rows_so_far(path: str | None, result: dict[str, Any]) -> dict[tuple[str, str], Row]:
+    """Return the rows of a file that the same command began on the same machine."""
+    if path is None or not Path(path).is_file():
+        return {}
+    known = json_format.loads(Path(path).read_text())
+    same_machine = known.get("machine", {}) | {"load_before": None} == result["machine"] | {"load_before": None}
+    if not same_machine or any(known.get(key) != result[key] for key in ("command", "versions")):
+        return {}
+    return {(row["name"], row["size"]): row for row in known["rows"]}
 
 
 def _find(name: str) -> tuple[list[str], int]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import InputError
 from .signs import CONTRADICTIONS
 
+ROUNDING_MM = 0.01
 _MOST = 400_000  # voxels that a fit looks at
 
 
@@ -92,7 +93,8 @@ def fit_calibration(signs: Mapping[str, np.ndarray], errors_mm: np.ndarray, knot
     """Return the calibration under which the expected error is right on average, at every level of it.
 
     Weights by non-negative least squares; the curve is the isotonic regression of the mean errors of ``knots`` equally
-    large groups of the score.
+    large groups of the score. A sign of less than ``ROUNDING_MM`` (root mean square) gets no weight: what differs from
+    one machine to the next must not be magnified into millimetres.
 
     Args:
         signs: (N,) each, mm.
@@ -109,6 +111,7 @@ def fit_calibration(signs: Mapping[str, np.ndarray], errors_mm: np.ndarray, knot
     columns = {name: np.asarray(values, dtype=np.float64).ravel()[::every] for name, values in signs.items()}
     errors = errors[::every]
     table = np.stack([*columns.values(), np.ones(errors.size)], -1)  # the constant is the curve's business afterwards
+    table[:, :-1] *= [np.sqrt(np.mean(np.square(values))) >= ROUNDING_MM for values in columns.values()]
     weights, _ = nnls(table, errors)
     kept = {name: float(weight) for name, weight in zip(columns, weights, strict=False)}
     if not any(kept.values()):
