@@ -50,9 +50,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn; default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: %(default)s")
     parser.add_argument(
-        "--only_done", action="store_true", help="judge the cases that have been registered so far; register none"
+        "--only_done", action="store_true", help="judge the cases that have been registered so far and write nothing"
     )
-    parser.add_argument("--json", metavar="FILE", help="write all verdicts and counts here")
     parser.add_argument("--publish", action="store_true", help="into docs/verdict and the table of docs/verdict.md")
     parser.add_argument(
         "--write_limits", action="store_true", help="put the limits chosen on the first half into metadata.json"
@@ -88,6 +87,8 @@ def try_cases(options: argparse.Namespace) -> bool:
     from verdicts.run import finished, run_cases
     from verdicts.table import WANTED, judged, publish, summarise, to_markdown
 
+    if options.only_done and (options.write_limits or options.publish):
+        raise InputError("--only_done is for a look on the way; leave it out to write limits or a page")
     root = find_bundle(options.bundle)
     images = case_set(root, Path(options.data_dir).expanduser())
     folder = Path(options.output_dir).expanduser() / root.name
@@ -108,9 +109,6 @@ def try_cases(options: argparse.Namespace) -> bool:
     text = to_markdown(summary, name, f"{COMMAND} --bundle {name} --seed {options.seed}", images.ABOUT)
     print(text)
     content = {"seed": options.seed, "verdict": metadata.get("verdict"), **summary, "cases": cases}
-    if options.json:
-        with atomic_path(options.json) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
     if options.publish:
         publish(name, content, text)
     return min(summary["halves"][1].values()) >= WANTED

@@ -130,12 +130,12 @@ class MemoryBudget:
                 if str(means):
                     _log.warning("to stay within %g GB of memory, %s", self.max_gb, means)
                 return Plan(self.max_gb, means, need)
-        # a hundredth more than this process needs: the next one may begin with some MB more
         sides = " and ".join("x".join(map(str, _grid(item, side))) for side in ("fixed", "moving"))
         without = " without --diffeomorphic," if self.diffeomorphic else ""
+        enough = math.ceil(100 * min(needs) + 1) / 100  # a hundredth more: the next process may begin with some MB more
         raise InputError(
             f"max_memory_gb {self.max_gb:g} is too little to register {item['fixed']} and {item['moving']} ({sides} "
-            f"voxels): at least {math.ceil(100 * min(needs) + 1) / 100:.2f} GB are needed; give that much,{without} or "
+            f"voxels): at least {enough:.2f} GB are needed; give that much,{without} or "
             "crop or downsample the images"
         )
 

@@ -21,7 +21,7 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two images, labels, weights, and the result of registering them."""
+    """A folder with two images, labels and weights."""
     folder = tmp_path_factory.mktemp("register")
     save(folder / "a.nii.gz", blob((17, 16, 15)).astype(np.float32))
     save(folder / "b.nii.gz", blob((14, 18, 16), 1.0).astype(np.float32))

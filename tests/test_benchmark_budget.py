@@ -80,8 +80,12 @@ def test_a_stopped_run_goes_on_where_it_was(commands: Commands, tmp_path: Path, 
     assert len(json.loads(file.read_text())["rows"]) == 1 and len(commands.seen) == 3
     found = budget.budget("r2n2", **asked)
     assert [row["size"] for row in found["rows"]] == ["12 x 12", "14 x 14"] and len(commands.seen) == 6
+    assert "unfinished" not in json.loads(file.read_text())
+    budget.budget("r2n2", **asked)
+    assert len(commands.seen) == 12, "what was finished begins anew"
+    stopped("r2n2", **asked)
     budget.budget("r2n2", **asked | {"refine_steps": 1})
-    assert len(commands.seen) == 12, "another command begins anew"
+    assert len(commands.seen) == 12 + 3 + 6, "and so does another command"
 
 
 def test_without_the_least_a_command_runs_once(commands: Commands) -> None:

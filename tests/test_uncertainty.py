@@ -204,6 +204,8 @@ def test_rounding_is_not_magnified_into_an_error() -> None:
     known = fit_calibration({**signs, "sequence": 1e-4 * errors}, errors)
     assert known.weights["sequence"] == 0 < known.weights["inverse"]
     assert fit_calibration({**signs, "sequence": 0.1 * errors}, errors).weights["sequence"] == pytest.approx(10)
+    with pytest.raises(InputError, match="no sign is above"):
+        fit_calibration({"sequence": 1e-4 * errors}, errors)
 
 
 @pytest.mark.parametrize(

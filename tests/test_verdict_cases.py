@@ -103,13 +103,22 @@ class Flat(flat.FlatImages):
 
 
 class Thoraces(thoraces.Thoraces):
-    hand = "hand.jpeg"
-
     def __init__(self) -> None: ...
 
 
 class Abdomens(abdomens.Abdomens):
     def __init__(self) -> None: ...
+
+
+BAD_OF_ALL = ("wrong anatomy", "one half empty", "saturated", "heavy noise")
+
+
+def subject_of(case: cases.Case) -> str:
+    fixed = str(case.what.get("fixed", ""))
+    return "heart" if "slice" in case.what else fixed.split("/")[0] if "/" in fixed else "body"
+
+
+SUBJECTS = {Flat: {flat.HANDS, flat.OTHERS}, Thoraces: {"body", "heart"}}
 
 
 @pytest.mark.parametrize("kind", [Brains, Flat, Thoraces, Abdomens])
@@ -125,14 +134,22 @@ def test_two_hundred_cases_in_two_halves_from_one_seed(kind: type[cases.CaseSet]
     assert all(case.what["degrees"] >= 60 for case in found if case.kind.startswith("turned by 60"))
     side = [case.what["side"] for case in found if case.spoilt]
     assert 35 <= side.count("fixed") <= 65, "either image may be spoilt"
+    for name in BAD_OF_ALL:
+        for half in (0, 1):
+            some = [case for case in found if case.kind == name and case.half == half]
+            assert {case.what["side"] for case in some} == {"fixed", "moving"}, (name, half)
+            assert {subject_of(case) for case in some} == SUBJECTS.get(kind, {"body"}), (name, half)
     ways = {case.kind.split(" ")[0] for case in found if case.spoilt}
     assert ways <= kind.SPOILERS.keys() | cases.COMMON.keys(), "there is a way to make each"
 
 
 @pytest.fixture
 def hearts(tmp_path: Path) -> Thoraces:
-    """A folder with what the synthetic chests need to be there, and a hand."""
-    for name in (thoraces.CINE[0], f"{thoraces.HEART}/ed.nii.gz", "hands_mednist64/a.jpeg"):
+    """A folder with files of the names that must be there; only synthetic chests are looked at."""
+    hearts = (f"{thoraces.HEART}/{phase}.nii.gz" for phase in ("ed", "es"))
+    for name in (*thoraces.CINE, *hearts, thoraces.ABDOMEN, *thoraces.WRONG):
+        with pytest.raises(InputError, match="lacks"):
+            thoraces.Thoraces(tmp_path)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     return thoraces.Thoraces(tmp_path)
@@ -272,6 +289,13 @@ def test_without_data_there_is_a_sentence(tmp_path, capsys) -> None:
     script = load_script("verdict_cases")
     assert script.main(["--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "out")]) == 2
     assert "holds too few brains" in capsys.readouterr().err
+
+
+def test_a_look_on_the_way_writes_nothing(tmp_path, capsys) -> None:
+    options = ["--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "out"), "--only_done"]
+    for more in ("--write_limits", "--publish"):
+        assert load_script("verdict_cases").main([*options, more]) == 2
+        assert "--only_done is for a look" in capsys.readouterr().err
 
 
 def test_a_bundle_without_cases_gets_a_sentence(tmp_path, capsys) -> None:

@@ -64,7 +64,7 @@ def budget(
         bundles: short names or folders, each with "+NAME" for one of its configurations on top.
         device: auto, cpu or cuda:0.
         threads: CPU threads; default: as many as torch takes.
-        json: write the result here as well, after each row; rows that it has already, of the same command, are kept.
+        json: write the result here as well, after each row; a run that was stopped goes on.
         sizes: grids of the images; default: ``SIZES``. Bundles take those of their dimension.
         refine_steps: of each command.
         least: also run within the smallest budget that a command says that it can keep.
@@ -102,19 +102,19 @@ def budget(
                 more += ["--refine_steps", str(refine_steps)]
                 command = [sys.executable, str(SCRIPTS / "register.py"), *words, *pair, *more]
                 result["rows"].append({"name": name, "size": _times(shape), **_measured(command, folder, least)})
-                tables.write_json(json, result)
+                tables.write_json(json, result | {"unfinished": True})
     print(to_text(result))
     tables.write_json(json, result)
     return result
 
 
 def _rows_so_far(path: str | None, result: dict[str, Any]) -> dict[tuple[str, str], Row]:
-    """Return the rows of a file that the same command began on the same machine."""
+    """Return the rows of a file that the same command began on the same machine and did not finish."""
     if path is None or not Path(path).is_file():
         return {}
     known = json_format.loads(Path(path).read_text())
-    same_machine = known.get("machine", {}) | {"load_before": None} == result["machine"] | {"load_before": None}
-    if not same_machine or any(known.get(key) != result[key] for key in ("command", "versions")):
+    known["machine"] = known.get("machine", {}) | {"load_before": result["machine"]["load_before"]}
+    if not known.get("unfinished") or any(known.get(key) != result[key] for key in ("command", "versions", "machine")):
         return {}
     return {(row["name"], row["size"]): row for row in known["rows"]}
 

@@ -59,7 +59,7 @@ def brains(data: Path, part: str, count: int, change: Change = BETWEEN) -> Made:
 
 
 def turned_brains(data: Path, part: str, count: int) -> Made:
-    """The same, turned by up to 60 degrees."""
+    """The same, turned by up to 60 degrees about each axis, which together make 104 at most."""
     return brains(data, part, count, TURNED)
 
 
@@ -104,7 +104,7 @@ def flat_images(data: Path, part: str, count: int) -> Made:
 
 KINDS = {
     "brains": Kind("T1 brains and themselves, deformed", brains, BRAINS),
-    "turned_brains": Kind("T1 brains and themselves, turned by up to 60° and deformed", turned_brains, BRAINS),
+    "turned_brains": Kind("T1 brains, turned by up to 60° about each axis and deformed", turned_brains, BRAINS),
     "two_contrasts": Kind("T1 brains and their T2-like images, deformed", two_contrasts, BRAINS),
     "abdomens": Kind("MR and CT of synthetic patients, deformed", abdomens),
     "flat_images": Kind("hands and slices of brains, turned by up to 60° and bent a little", flat_images, HANDS),

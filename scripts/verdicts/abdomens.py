@@ -29,7 +29,7 @@ WRONG = (
     "brain_colin27_aal/colin27_t1_brain.nii.gz",
 )
 PEOPLE, TRAINED = 12, 8
-_PEOPLE_SEED = 700_000  # no patient of the training sets
+_PEOPLE_SEED, _TRAINED_SEED = 700_000, 0  # two sets of patients, both drawn like those of training
 MODALITIES = {"fixed": "mr", "moving": "ct"}
 SAME = Change(((4.0, 10.0, 90.0), (1.0, 4.0, 40.0)), 6.0, 10.0, 0.05, 0.03, bias=0.0, gamma=0.0, noise=0.0)
 
@@ -73,7 +73,7 @@ class Abdomens(CaseSet):
     ABOUT = f"""\
 Good: MR and CT of {PEOPLE} synthetic patients that no training drew, every second one with organs of a real label
 map, two patients or one under a known deformation (4 to 10 mm, then 1 to 4 mm in the mean, and an affine map of up to
-6°). *Organs filled from other organs* are liver, spleen, kidneys and psoas muscles."""
+6° about each axis). *Organs filled from other organs* are liver, spleen, kidneys and psoas muscles."""
 
     def __init__(self, data: Path) -> None:
         super().__init__(data)
@@ -91,10 +91,10 @@ map, two patients or one under a known deformation (4 to 10 mm, then 1 to 4 mm i
         return made_image(patient.image, patient.frame)
 
     def training(self) -> Iterator[Image]:
-        """Yield both pictures of patients as training draws them."""
+        """Yield both pictures of patients drawn like those of training."""
         for number in range(TRAINED):
             for modality in MODALITIES.values():
-                patient = self._patient(number, modality, 0)
+                patient = self._patient(number, modality, _TRAINED_SEED)
                 yield made_image(patient.image, patient.frame)
 
     def plans(self, kind: str, rng: np.random.Generator) -> Iterator[Plan]:
@@ -104,7 +104,7 @@ map, two patients or one under a known deformation (4 to 10 mm, then 1 to 4 mm i
             moving = fixed if kind.startswith("one patient") else (fixed + int(rng.integers(1, PEOPLE))) % PEOPLE
             plan: Plan = {"fixed": fixed, "moving": moving, "side": SIDES[number // 2 % 2]}
             if kind == "wrong anatomy":
-                plan |= {"file": WRONG[number // 2 % len(WRONG)], "side": SIDES[number % 2]}
+                plan |= {"file": WRONG[number // 2 % len(WRONG)], "side": SIDES[number % 2 ^ number // 2 % 2]}
             yield plan | common_plan(kind, number, rng)
 
     def pair(self, case: Case, generator: torch.Generator) -> dict[str, Image]:

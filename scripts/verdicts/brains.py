@@ -85,8 +85,8 @@ class Brains(CaseSet):
     ABOUT = """\
 Good: both orders of the 5 held-out brains; a held-out and a training brain; brains at 1 mm and two templates
 (Colin27, MNI), every two of them; the quickstart's brain and a training or held-out brain under a known deformation
-(affine map of up to 8°, 8 mm and 6 %, then a diffeomorphism of 2 to 5 mm in the mean, at most four times that; bias,
-contrast and noise changed)."""
+(affine map of up to 8° about each axis, 8 mm and 6 %, then a diffeomorphism of 2 to 5 mm in the mean, at most four
+times that; bias, contrast and noise changed)."""
 
     def __init__(self, data: Path) -> None:
         super().__init__(data)

@@ -95,23 +95,33 @@ def made_image(values: np.ndarray, frame: Frame) -> Image:
 
 
 def list_cases(images: CaseSet, seed: int = 0) -> list[Case]:
-    """Return all cases; each kind is divided between the two halves, one and one."""
-    cases, first = [], 0  # the half of a kind's first case: kinds of odd number take turns
+    """Return all cases; each kind is divided between the two halves.
+
+    By whether a number has an odd count of ones, so that neither every second nor every fourth case of a kind, which
+    differ in what is spoilt, are all in one half.
+    """
+    cases, surplus = [], 0  # of the first half over the second, kept small by kinds that take turns
     for spoilt, kinds in ((False, images.GOOD), (True, images.BAD)):
         for kind, count in kinds.items():
             short = kind.replace(",", "").replace(" ", "_")
             rng = np.random.default_rng([seed, zlib.crc32(kind.encode())])
+            halves = [number.bit_count() % 2 for number in range(count)]
+            gain = count - 2 * sum(halves)
+            first = int(abs(surplus - gain) < abs(surplus + gain))
+            surplus += -gain if first else gain
             for number, what in zip(range(count), images.plans(kind, rng), strict=False):
                 name = f"{'bad' if spoilt else 'good'}-{short}-{number:02d}"
-                cases.append(Case(name, kind, spoilt, (number + first) % 2, int(rng.integers(1 << 31)), what))
-            first = (first + count) % 2
+                cases.append(Case(name, kind, spoilt, halves[number] ^ first, int(rng.integers(1 << 31)), what))
     return cases
+
+
+_AXES = {"left": 0, "sideways": 0, "front": 1, "upside": 1, "head": 2}  # second words of kinds: axis of the world
 
 
 def common_plan(kind: str, number: int, rng: np.random.Generator, ndim: int = 3) -> Plan:
     """Return what the number-th case of a common way to spoil needs beside its pair; empty for other kinds."""
     if kind.startswith("flipped"):
-        return {"axis": ("left", "front", "head").index(kind.split()[1])}
+        return {"axis": _AXES[kind.split()[1]]}
     if kind == "one half empty":
         return {"axis": number // 2 % ndim, "upper": bool(rng.integers(2))}
     if kind == "saturated":

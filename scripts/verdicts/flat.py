@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,10 +66,11 @@ class FlatImages(CaseSet):
     SPACING_MM = (0.1, 10.0)  # the network stretches every image over its grid
     SPOILERS = {"quarters": _quarters, "negative": _negative}
     ABOUT = """\
-Good: held-out hands (X-rays) and slices of brains, in pairs, and one image under a known map (affine, up to 60° and 5 %
-of its longest side, then bent by 0.3 to 1.5 % of that; bias, contrast and noise changed). Spoilt: pairs of hands and of
-slices in turn, mirrored are hands only. *Wrong anatomy*: a hand for a slice, a slice for a hand, or another part of the
-body; *negative*: dark is bright. Turned images are no spoilt ones here: to turn them back is what the method is for."""
+Good: held-out hands (X-rays) in pairs, slices of brains, of which one at least is held out, and one image of such a
+pair under a known map (affine, up to 60° and 5 % of its longest side, then bent by 0.3 to 1.5 % of that; bias,
+contrast and noise changed). Spoilt: pairs of hands and of slices in turn, mirrored are hands only. *Wrong anatomy*: a
+hand for a slice, a slice for a hand, or another part of the body; *negative*: dark is bright. Turned images are no
+spoilt ones here: to turn them back is what the method is for."""
 
     def __init__(self, data: Path) -> None:
         super().__init__(data)
@@ -83,7 +85,7 @@ body; *negative*: dark is bright. Turned images are no spoilt ones here: to turn
     def training(self) -> Iterator[Image]:
         """Yield training images of all three kinds, twenty of each at most."""
         for names in self.trained.values():
-            yield from map(self.image, names[:: max(1, len(names) // 20)])
+            yield from map(self.image, names[:: math.ceil(len(names) / 20)])
 
     def plans(self, kind: str, rng: np.random.Generator) -> Iterator[Plan]:
         """Yield what tells the cases of a kind apart."""

@@ -87,7 +87,8 @@ def run_cases(
         cases: what to register.
         images: what they are made of.
         root: folder of the bundle.
-        records: folder with a file a case; one of another plan, other weights or other code is made again.
+        records: folder with a file a case; one of another plan, other weights or another configuration is made
+            again. After a change of code or data begin with an empty folder.
         threads: CPU threads.
 
     Raises:

@@ -15,6 +15,8 @@ from .limits import AGREEMENT, choose_least, value_of
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
 WANTED = 0.95
+HALVES = ("chosen_on", "reported_on")
+SHARED = "Images of real people are in both halves, in other pairs or another order: there are too few to part them."
 HEAD = """\
 | bundle | spoilt pairs: flagged | of these failed | good pairs: not flagged | on the half that chose: spoilt, good |
 |---|---:|---:|---:|---:|
@@ -86,7 +88,14 @@ def to_markdown(summary: Mapping[str, Any], name: str, command: str, about: str)
         lines += [_row(kind, row) for kind, row in rows.items()]
         lines.append(_row(f"**all {words}**", {half: _total(list(rows.values()), half) for half in HALVES}))
     first, second = summary["halves"]
-    lines += ["", _sentence(first, second), "", "What single numbers would do, limits chosen on the first half:", ""]
+    lines += [
+        "",
+        _sentence(first, second),
+        SHARED,
+        "",
+        "What single numbers would do, limits chosen on the first half:",
+        "",
+    ]
     lines += ["| number after registration | limit | spoilt flagged | good flagged |", "|---|---:|---:|---:|"]
     for number, row in summary["single_numbers"].items():
         if row["limit"] is None:
@@ -94,9 +103,6 @@ def to_markdown(summary: Mapping[str, Any], name: str, command: str, about: str)
         else:
             lines.append(f"| {number} | {row['limit']:.3g} | {row['spoilt_flagged']:.0%} | {row['good_flagged']:.0%} |")
     return "\n".join([*lines, *_wrong(summary["wrong"])]) + "\n"
-
-
-HALVES = ("chosen_on", "reported_on")
 
 
 def _total(rows: Iterable[Mapping[str, Any]], half: str) -> dict[str, int]:

@@ -26,13 +26,13 @@ HEART, ABDOMEN = "cardiac_acdc_patient005", "abdomen_mr_vfa4d/vfa_4d.nii.gz"
 WRONG = (
     "hands_xray/hands_R.png",
     "brain2d_oasis100/oasis2d_0000.png",
-    "hands_mednist64/{hand}",
+    "hands_xray/hands_T.png",
     "headneck_ctmr_slice2d/ct_slice_int8.png",
     "fair_2d_pairs/MRIhead-R.png",
     "brain2d_oasis100/oasis2d_0010.png",
 )
 PEOPLE, FRAMES, ROWS, TRAINED = 12, 8, 128, 40
-_PEOPLE_SEED, _TRAINED_SEED = 900_000, 0  # training draws its patients otherwise: none of these is among them
+_PEOPLE_SEED, _TRAINED_SEED = 900_000, 0  # two sets of people, both drawn like those of training
 
 
 def _quarters(image: Image, what: Plan, thoraces: Thoraces, rng: np.random.Generator, _: torch.Generator) -> Image:
@@ -62,8 +62,8 @@ class Thoraces(CaseSet):
         "quarters of four chests shuffled": 12,
         "another person's frame": 12,
         "wrong anatomy": 18,
-        "flipped front to back": 5,
-        "flipped left to right": 5,
+        "flipped upside down": 5,
+        "flipped sideways": 5,
         "one half empty": 12,
         "saturated": 12,
         "heavy noise": 12,
@@ -80,10 +80,10 @@ synthetic ones only. Wrong anatomy (hands, heads) fills the place of the image."
 
     def __init__(self, data: Path) -> None:
         super().__init__(data)
-        if not (self.data / HEART / "ed.nii.gz").is_file() or not (self.data / CINE[0]).is_file():
-            raise InputError(f"{self.data} lacks {HEART} or {CINE[0]}, which cases are made of; give --data_dir")
+        needed = (*CINE, *(f"{HEART}/{phase}.nii.gz" for phase in ("ed", "es")), ABDOMEN, *WRONG)
+        if missing := [name for name in needed if not (self.data / name).is_file()]:
+            raise InputError(f"{self.data} lacks {missing[0]}, which cases are made of; give --data_dir")
         self.breathing = lru_cache(maxsize=PEOPLE)(self._breathing)
-        self.hand = sorted(path.name for path in (self.data / "hands_mednist64").glob("*.jpeg"))[0]
 
     def _breathing(self, number: int, seed: int = _PEOPLE_SEED) -> list[Image]:
         """Return the frames of a synthetic person, as a scanner would write them."""
@@ -94,7 +94,7 @@ synthetic ones only. Wrong anatomy (hands, heads) fills the place of the image."
         return [made_image(one[0].numpy().T, frame) for one in frames]
 
     def training(self) -> Iterator[Image]:
-        """Yield frames of synthetic chests as training draws them."""
+        """Yield frames of synthetic chests drawn like those of training."""
         for number in range(TRAINED):
             yield self._breathing(number, _TRAINED_SEED)[number % FRAMES]
 
@@ -112,15 +112,18 @@ synthetic ones only. Wrong anatomy (hands, heads) fills the place of the image."
             plan: Plan = {"person": int(rng.integers(PEOPLE)), "frames": frames, "side": side}
             if kind == "frames of a real cine":
                 plan["files"] = CINE[:: 1 - 2 * (number % 2)]
-            elif kind.startswith("slices of a heart") or (of_hearts and number % 4 == 3):
+            elif kind.startswith("slices of a heart"):
                 plan["slice"], plan["phases"] = 1 + number // 2 % 8, ["ed", "es"][:: 1 - 2 * (number % 2)]
+            elif of_hearts and number % 4 == 3:
+                plan["slice"], plan["phases"] = 1 + number // 4 % 8, ["ed", "es"][:: 1 - 2 * (number // 8 % 2)]
+                plan["side"] = SIDES[number // 4 % 2]
             elif kind.startswith("frames of an abdomen"):
                 flips = list(permutations((1, 2, 3), 2))
                 plan["abdomen"], plan["flips"] = 8 + 2 * (number // 6), flips[number % 6]
             if kind.startswith("another"):
                 plan["other"] = (plan["person"] + int(rng.integers(1, PEOPLE))) % PEOPLE
             elif kind == "wrong anatomy":
-                plan["file"] = WRONG[number % len(WRONG)].format(hand=self.hand)
+                plan["file"] = WRONG[number % len(WRONG)]
             yield plan | common_plan(kind, number, rng, 2)
 
     def pair(self, case: Case, generator: torch.Generator) -> dict[str, Image]:

@@ -102,7 +102,7 @@ def fit_calibration(signs: Mapping[str, np.ndarray], errors_mm: np.ndarray, knot
         knots: of the curve, at most.
 
     Raises:
-        InputError: no numbers to fit.
+        InputError: no numbers to fit, or none but rounding.
     """
     errors = np.asarray(errors_mm, dtype=np.float64).ravel()
     if errors.size < 2 * knots or not signs:
@@ -111,11 +111,14 @@ def fit_calibration(signs: Mapping[str, np.ndarray], errors_mm: np.ndarray, knot
     columns = {name: np.asarray(values, dtype=np.float64).ravel()[::every] for name, values in signs.items()}
     errors = errors[::every]
     table = np.stack([*columns.values(), np.ones(errors.size)], -1)  # the constant is the curve's business afterwards
-    table[:, :-1] *= [np.sqrt(np.mean(np.square(values))) >= ROUNDING_MM for values in columns.values()]
+    telling = [np.sqrt(np.mean(np.square(values))) >= ROUNDING_MM for values in columns.values()]
+    if not any(telling):
+        raise InputError(f"no sign is above {ROUNDING_MM} mm; give pairs that are harder to register")
+    table[:, :-1] *= telling
     weights, _ = nnls(table, errors)
     kept = {name: float(weight) for name, weight in zip(columns, weights, strict=False)}
     if not any(kept.values()):
-        kept = dict.fromkeys(columns, 1.0)
+        kept = {name: float(tells) for name, tells in zip(columns, telling, strict=True)}
     score = sum(kept[name] * columns[name] for name in columns)
     groups = np.array_split(np.argsort(score, kind="stable"), knots)
     levels = np.array([score[group].mean() for group in groups])

@@ -18,17 +18,33 @@ WORDS = {
     "local": "local correlation",
     "overlap": "overlap of the contents",
 }
-_AXES = ("from left to right", "from back to front", "from feet to head")
+_AXES = {  # of slices nobody knows how they lie in the body
+    2: ("along the first axis", "along the second axis"),
+    3: ("from left to right", "from back to front", "from feet to head"),
+}
 STATISTICS = {
-    "size": ("the size of its content", "ml"),
-    **{f"spread_{axis}": (f"the extent of its content {words}", "mm") for axis, words in enumerate(_AXES)},
-    **{f"lean_{axis}": (f"how its content leans {words}", "") for axis, words in enumerate(_AXES)},
     "mean": ("its mean intensity", ""),
     "deviation": ("its contrast", ""),
     "saturated": ("its share of saturated voxels", ""),
     "noise": ("its noise", ""),
     "floor": ("the intensity of its background", ""),
 }
+
+
+def statistic(name: str, ndim: int) -> tuple[str, str]:
+    """Return what a number of ``describe_view`` is in words, and its unit.
+
+    Example:
+        >>> statistic("spread_2", 3), statistic("size", 2)
+        (('the extent of its content from feet to head', 'mm'), ('the size of its content', 'cm²'))
+    """
+    if name == "size":
+        return "the size of its content", {2: "cm²", 3: "ml"}[ndim]
+    kind, _, axis = name.partition("_")
+    if kind in ("spread", "lean"):
+        words, unit = {"spread": ("the extent of its content", "mm"), "lean": ("how its content leans", "")}[kind]
+        return f"{words} {_AXES[ndim][int(axis)]}", unit
+    return STATISTICS.get(name, (name, ""))
 
 
 def judge(
@@ -183,11 +199,12 @@ def _inputs(sides: Mapping[str, Any], limits: Limits, trained_on: Mapping[str, A
         if found:
             first = max(found, key=lambda name: beyond[name])
             more = f", and {len(found) - 1} more of its numbers" if len(found) > 1 else ""
-            told = _told(first, numbers[first], *trained_on["statistics"][first])
+            words = statistic(first, len(numbers.get("spacing", "RAS")))
+            told = _told(words, numbers[first], *trained_on["statistics"][first])
             yield worst(found.values()), f"the {side} image is unlike the training images: {told}{more}"
 
 
-def _told(name: str, value: float, low: float, high: float) -> str:
-    words, unit = STATISTICS.get(name, (name, ""))
+def _told(statistic: tuple[str, str], value: float, low: float, high: float) -> str:
+    words, unit = statistic
     known = f"{_number(low)} to {_number(high)} {unit}".strip()
     return f"{words} is {_number(value)} {unit}".strip() + f", theirs {known}"
