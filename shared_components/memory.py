@@ -152,7 +152,8 @@ class MemoryBudget:
             report -= 3 * fixed  # it shows the field that is held
         measuring = moving + 2.5 * fixed + LABELS * fixed * both
         writing = moving + 2 * fixed
-        native = fields + max(measuring, writing, moving + report)
+        drawing = DRAWING * _slice(item, means.report_step) if self.report else 0.0
+        native = fields + max(measuring, writing, moving + report + drawing)
         unfolding = UNFOLDING * max(fixed, moving) if self.diffeomorphic else 0.0
         return held + max(self.network, READING * max(fixed, moving), native, fields + unfolding)
 
@@ -160,12 +161,18 @@ class MemoryBudget:
 READING = 3.0  # times an image as float32: its values as they are in the file, and smoothed for the network
 LABELS = 12.0  # times: label by label, distances to surfaces
 UNFOLDING = 40.0
+DRAWING = 200.0  # bytes a pixel of the largest slice: pictures of the report, by matplotlib in double precision
 _MAPS = tuple(f"{side}_{kind}" for side in ("fixed", "moving") for kind in ("label", "mask"))
 
 
 def _grid(item: Mapping[str, Any], name: str) -> tuple[int, ...]:
     """Return the shape of a file's grid as its header tells; (0,) where it does not: reading will tell why."""
     return grid_of(item[name]) or (0,)
+
+
+def _slice(item: Mapping[str, Any], step: int) -> float:
+    """Return the pixels of the largest slice of the fixed image that the report shows."""
+    return math.prod(sorted(_grid(item, "fixed"))[-2:]) / step**2
 
 
 def _metadata(bundle: str) -> dict[str, float]:

@@ -18,6 +18,7 @@ from shared_components.geometry import Frame
 from shared_components.images import Image
 from shared_components.results import Registration
 from shared_components.results.registration import describe_field
+from shared_components.synth import Patient
 from shared_components.verdict import Limits
 
 AFFINE = np.array([[0.0, 0, 2, 0], [-2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]])  # array axes run along -A, S and R
@@ -175,6 +176,52 @@ def test_frames_are_of_one_person_and_spoilt_ones_of_others(hearts: thoraces.Tho
         assert alike(values(cases.make(case, hearts)[side]), values(whole)) < 0.9, kind
 
 
+def first_of_each_kind(images: cases.CaseSet) -> list[cases.Case]:
+    chosen: dict[str, cases.Case] = {}
+    for case in cases.list_cases(images):
+        chosen.setdefault(case.kind, case)
+    return list(chosen.values())
+
+
+def test_every_kind_of_hands_and_slices_can_be_made() -> None:
+    images = Flat()
+    images.image = lambda name: flat_image(np.roll(blob((32, 30, 3))[:, :, 1], hash_of(name), (0, 1)))
+    for case in first_of_each_kind(images):
+        pair = dict(zip(("fixed", "moving"), cases.make(case, images), strict=True))
+        if case.spoilt:
+            whole, side = images.image(case.what[case.what["side"]]), case.what["side"]
+            assert not np.array_equal(values(pair[side]), values(whole)), case.kind
+        assert all(np.isfinite(values(image)).all() for image in pair.values())
+
+
+def hash_of(name: str) -> int:
+    return sum(map(ord, name)) % 7
+
+
+def boxes(size: tuple[int, ...], number: int, ct: bool) -> Patient:
+    """A patient of one body and three organs, which takes no time."""
+    labels = np.zeros(size, np.uint8)
+    labels[4:20, 4:16, 4:16] = 1
+    for organ in (2, 3):
+        labels[5 * organ - 4 :, 6:10, 5 + number % 4 :][:4, :, :4] = organ
+    grey = labels * (1.0 + ct) + np.random.default_rng([number, ct]).random(size) * (labels > 0)
+    return Patient(grey.astype(np.float32), labels, labels, Frame(size, np.diag([16.0, 16, 16, 1])))
+
+
+def test_every_kind_of_abdomens_can_be_made() -> None:
+    images = Abdomens()
+    size = (24, 20, 20)
+    images.patient = lambda number, modality: boxes(size, number, modality == "ct")
+    images.image = lambda name: image(np.ones((5, 5, 5)))
+    for case in first_of_each_kind(images):
+        pair = dict(zip(("fixed", "moving"), cases.make(case, images), strict=True))
+        sides = {side: images.view(case.what[side], abdomens.MODALITIES[side]) for side in pair}
+        changed = {side for side in pair if not np.array_equal(values(pair[side]), values(sides[side]))}
+        expected = {case.what["side"]} if case.spoilt else set() if case.kind == "two patients" else {"fixed", "moving"}
+        assert changed == expected, case.kind
+        assert all(np.isfinite(values(image)).all() for image in pair.values())
+
+
 def test_wrong_anatomy_fills_the_place_of_the_image(hearts: thoraces.Thoraces) -> None:
     wrong = flat_image(np.ones((64, 32), np.float32))
     hearts.image = lambda name: wrong
@@ -203,14 +250,17 @@ def many() -> list[dict]:
 
 
 def test_limits_lie_between_good_and_spoilt() -> None:
-    check, failed = limits.choose_least(many(), "nmi")
-    assert check == pytest.approx((0.28 + 0.5) / 2) and failed == pytest.approx(0.19)
+    check, failed, gain = limits.choose_least(many(), "nmi")
+    assert gain == 1 and check == pytest.approx((0.28 + 0.5) / 2) and failed == pytest.approx(0.19)
     inputs = [{**one, "metrics": {**one["metrics"], "input": {"moving": {"size": n}}}} for n, one in enumerate(many())]
     chosen = limits.choose_limits(inputs, {"statistics": {"size": [0, 5]}})
-    assert chosen["least_edges"] == [check, failed] and chosen["unlike"] == [1.0, None], "good ones go up to 9"
+    assert chosen["least_correlation"] == [check, failed] and chosen["unlike"] == [1.0, None], "good ones go up to 9"
+    others = [pair for name, pair in chosen.items() if name.startswith("least") and name != "least_correlation"]
+    assert others == [[None, pytest.approx(0.19)]] * 4, "they add nothing, but what is worst has failed"
     assert chosen["outside_percent"] == [10.0, 40.0], "good ones lose less"
     assert limits.choose_outside([record("c", 2.1, False)]) == [25.0, 40.0]
     assert limits.choose_outside([record("c", 4.1, False), record("d", 9.0, True)]) == [45.0, None]
+    assert limits.worst_half([*many(), record("low", 0.15, False)], "nmi") is None
     swapped = [{**one, "spoilt": not one["spoilt"]} for one in many()]
     assert limits.choose_least(swapped, "nmi") is None, "a number that is high for spoilt pairs chooses nothing"
 
@@ -221,6 +271,20 @@ def test_two_kinds_of_images_are_not_judged_by_their_correlation() -> None:
     chosen = limits.choose_limits(inputs, {"statistics": {"size": [0, 5]}}, before)
     assert chosen["folds_percent"] == [0.5, 1.0] and chosen["similarity"] == "nmi"
     assert {"least_nmi", "least_edges"} <= chosen.keys() and not {"least_local", "least_correlation"} & chosen.keys()
+
+
+def test_numbers_are_chosen_that_add_to_one_another() -> None:
+    """Half of the spoilt pairs lack edges, half overlap; what is flagged before needs no number."""
+    records = many()
+    for n, one in enumerate(records):
+        low = ("edges", "overlap")[n % 2] if one["spoilt"] else None
+        for name in limits.AGREEMENT:
+            one["metrics"]["agreement"][name]["after"] = 0.1 if name == low else 0.8 + 0.01 * (7 * n % 10)
+    chosen = limits.choose_together(records, limits.AGREEMENT, [False] * 20)
+    assert chosen.keys() == {"least_edges", "least_overlap"}
+    flagged = [one["spoilt"] and n % 2 == 0 for n, one in enumerate(records)]
+    assert limits.choose_together(records, limits.AGREEMENT, flagged).keys() == {"least_overlap"}
+    assert limits.choose_together(records, limits.AGREEMENT, [one["spoilt"] for one in records]) == {}
 
 
 def test_the_table_tells_what_was_wrong_and_whether_it_was_enough() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from shared_components.verdict import Limits, describe_view, excess
+from shared_components.verdict import Limits, describe_view, excess, judge
 
 AGREEMENT = ("correlation", "nmi", "edges", "local", "overlap")
 # a brain may lean either way from left to right; noise and background tell a template from a scan, not good from bad
 STATISTICS = ("size", "spread_0", "spread_1", "spread_2", "lean_1", "lean_2", "mean", "deviation")
 OF_ONE_KIND = ("correlation", "local")  # mean nothing where the two images differ in kind
-ENOUGH = 0.85  # of what a number must tell apart, beyond chance, to be given a limit
+WORTH = 0.01  # that a number must add to the share of spoilt cases flagged, less that of good ones, to be given a limit
 Record = Mapping[str, Any]
 
 
@@ -24,23 +24,58 @@ def value_of(record: Record, name: str) -> float | None:
     return None if metrics is None else metrics["agreement"][name]["after"]
 
 
-def choose_least(records: Sequence[Record], name: str, enough: float = 0.2) -> tuple[float, float] | None:
-    """Return the limits (check, failed) of a number that should be large, or None where it tells nothing.
+def choose_least(
+    records: Sequence[Record], name: str, enough: float = 0.2, flagged: Sequence[bool] | None = None
+) -> tuple[float, float, float] | None:
+    """Return limits (check, failed) of a number that should be large, and what it gains; None where it tells nothing.
 
-    check: where the share of spoilt cases below and that of good cases above are largest together, in the middle of
-    the gap; failed: the median of the spoilt cases. It tells nothing if that sum is not above 1 + ``enough``.
+    check: where the share of flagged spoilt cases, less that of flagged good ones, is largest, in the middle of the
+    widest gap; failed: the median of the spoilt cases.
+
+    Args:
+        records: of the cases.
+        name: of the number.
+        enough: that share, below which the number tells nothing.
+        flagged: cases that have been flagged for other reasons.
     """
-    good, bad = ([v for r in records if r["spoilt"] is spoilt and (v := value_of(r, name)) is not None]
-                 for spoilt in (False, True))  # fmt: skip
-    values = np.unique([*good, *bad])
+    flagged = flagged or [False] * len(records)
+    known = [(value_of(r, name), r["spoilt"], before) for r, before in zip(records, flagged, strict=True)]
+    good, bad = ([v for v, spoilt, _ in known if spoilt is side and v is not None] for side in (False, True))
+    values = np.unique([value for value, *_ in known if value is not None])
     gaps = (values[1:] + values[:-1]) / 2
     if not good or not bad or not len(gaps):
         return None
-    gain = np.mean(np.asarray(bad)[:, None] < gaps, 0) - np.mean(np.asarray(good)[:, None] < gaps, 0)
+    found: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    for value, spoilt, before in known:
+        found[spoilt].append(np.full(len(gaps), True) if before else gaps > (np.inf if value is None else value))
+    gain = np.mean(found[True], 0) - np.mean(found[False], 0)
     best = np.flatnonzero(gain >= gain.max() - 1e-9)
-    widths = (values[1:] - values[:-1])[best]
-    check = float(gaps[best[widths.argmax()]])
-    return (round(check, 3), round(min(float(np.median(bad)), check), 3)) if gain.max() > enough else None
+    check = float(gaps[best[(values[1:] - values[:-1])[best].argmax()]])
+    limits = round(check, 3), round(min(float(np.median(bad)), check), 3)
+    return (*limits, float(gain.max())) if gain.max() > enough else None
+
+
+def choose_together(records: Sequence[Record], names: Sequence[str], flagged: Sequence[bool]) -> dict[str, list[float]]:
+    """Return {"least_NAME": [check, failed]} of numbers that together tell good from spoilt cases.
+
+    The number that adds most to what is flagged already gets a limit, then the one that adds most to that, and so on,
+    as long as it adds ``WORTH``.
+    """
+    chosen: dict[str, list[float]] = {}
+    flags, left = list(flagged), list(names)
+    while left:
+        spoilt = np.array([record["spoilt"] for record in records])
+        so_far = np.mean(np.array(flags)[spoilt]) - np.mean(np.array(flags)[~spoilt])
+        offers = {name: choose_least(records, name, so_far + WORTH, flags) for name in left}
+        offers = {name: offer for name, offer in offers.items() if offer is not None}
+        if not offers:
+            break
+        best = max(offers, key=lambda name: offers[name][2])
+        check, failed, _ = offers[best]
+        chosen[f"least_{best}"] = [check, failed]
+        flags = [f or ((v := value_of(r, best)) is not None and v < check) for r, f in zip(records, flags, strict=True)]
+        left.remove(best)
+    return chosen
 
 
 def choose_unlike(records: Sequence[Record], statistics: Mapping[str, Any]) -> float:
@@ -80,10 +115,28 @@ def choose_limits(
     kept = {name: value for name, value in (before or {}).items() if not name.startswith("least_")}
     fitting = kept.get("similarity", "correlation") in OF_ONE_KIND
     names = [name for name in AGREEMENT if fitting or name not in OF_ONE_KIND]
-    chosen = {f"least_{name}": choose_least(records, name, enough=ENOUGH) for name in names}
-    limits = {name: list(pair) for name, pair in chosen.items() if pair is not None}
-    limits["outside_percent"] = choose_outside(records)
-    return {**kept, **limits, "unlike": [choose_unlike(records, trained_on["statistics"]), None]}
+    kept["outside_percent"] = choose_outside(records)
+    kept["unlike"] = [choose_unlike(records, trained_on["statistics"]), None]
+    others = [_flagged(record, Limits.of(kept), trained_on) for record in records]
+    together = choose_together(records, names, others)
+    return {
+        **kept,
+        **{f"least_{name}": [None, value] for name in names if (value := worst_half(records, name))},
+        **together,
+    }
+
+
+def worst_half(records: Sequence[Record], name: str) -> float | None:
+    """Return the median of a number over the spoilt cases, a limit of failure; None unless all good cases lie above."""
+    good, bad = ([v for r in records if r["spoilt"] is side and (v := value_of(r, name)) is not None]
+                 for side in (False, True))  # fmt: skip
+    found = round(float(np.median(bad)), 3) if bad else math.inf
+    return found if good and found < min(good) else None
+
+
+def _flagged(record: Record, limits: Limits, trained_on: Mapping[str, Any]) -> bool:
+    metrics = record["metrics"]
+    return metrics is None or judge(metrics, limits, trained_on)["level"] != "ok"
 
 
 def training_statistics(
