@@ -80,6 +80,17 @@ def test_small_images_take_what_the_network_takes(grids: Callable[..., None]) ->
     assert least(MemoryBudget(0.1, size, refine_steps=10)) > expected + 0.1
 
 
+def test_pictures_of_large_slices_are_reckoned_with(grids: Callable[..., None]) -> None:
+    """Of a slice the report draws every pixel, of a volume only slices."""
+    grids(2048, 2048)
+    free, thin = (MemoryBudget(1).needed(ITEM, LADDER[k]) for k in (1, 2))
+    assert MemoryBudget(1, report=False).needed(ITEM, LADDER[1]) < free - 150 * 2048**2
+    assert free - thin > 100 * 2048**2
+    grids(128, 128, 256)
+    free, without = (MemoryBudget(1, report=report).needed(ITEM, LADDER[1]) for report in (True, False))
+    assert free - without < 30 * 128 * 128 * 256
+
+
 def test_unfolding_and_labels_are_reckoned_with(grids: Callable[..., None]) -> None:
     grids(256, 256, 256)
     labels = {**ITEM, "fixed_label": "fl.nii.gz", "moving_label": "ml.nii.gz"}
