@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarking import batches
+from benchmarking import batches, results
 
 
 def test_rows_tell_both_ways_and_how_far_they_differ(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -18,6 +18,8 @@ def test_rows_tell_both_ways_and_how_far_they_differ(tmp_path: Path, capsys: pyt
     assert row["name"] == "r2n2_registration" and row["batch"] == 2 and 0 <= row["difference_vox"] < 1e-3
     assert row["ratio"] == pytest.approx(row["one_by_one"] / row["together"], rel=0.01)
     assert "in one batch, s" in capsys.readouterr().out
+    text = results.page([target])
+    assert "## Several pairs in one batch (batches)" in text and "| r2n2_registration |" in text
 
 
 def test_textures_differ_from_each_other() -> None:

@@ -25,6 +25,9 @@ COLUMNS = {
     "ratio": ("ratio", ".2f"),
     "difference_vox": ("largest difference, voxels", ".1g"),
 }
+NOTES = """\
+Networks alone, as `inference.json` calls them, on textures of blurred random numbers: the fields of four pairs
+(`--batch`) in one pass and one after the other."""
 Row = dict[str, Any]
 
 
@@ -50,7 +53,8 @@ def batches(
         {"command", "versions", "machine", "rows"}.
     """
     names = found_bundles() if bundle is None else bundle.split(",") if isinstance(bundle, str) else list(bundle)
-    given = {"bundle": bundle, "batch": batch, "device": device, "threads": threads, "repeats": repeats}
+    given = {"bundle": bundle and ",".join(names), "batch": batch, "device": device}
+    given |= {"threads": threads, "repeats": repeats}
     torch.set_num_threads(threads)
     result: dict[str, Any] = {
         "command": tables.command_line(batches, given),
@@ -61,6 +65,12 @@ def batches(
     print(tables.aligned(tables.cells(result["rows"], COLUMNS)))
     tables.write_json(json, result)
     return result
+
+
+def to_markdown(result: dict[str, Any]) -> str:
+    """Return the result as markdown: the command, the machine, the table, what it means."""
+    head = [f"`{result['command']}`", "", tables.describe(result["machine"], result["versions"]), ""]
+    return "\n".join([*head, tables.markdown(tables.cells(result["rows"], COLUMNS)), "", NOTES, ""])
 
 
 def row_of(root: Path, batch: int, device: str, repeats: int) -> Row:

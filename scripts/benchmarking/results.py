@@ -9,7 +9,7 @@ from typing import Any
 
 from shared_components.errors import InputError
 
-from . import budget, memory, robustness_tables, solver, speed, tables, throughput
+from . import batches, budget, memory, robustness_tables, solver, speed, tables, throughput
 
 _HEADS = {
     "dice": ("Dice, all", 3),
@@ -101,6 +101,7 @@ TITLES = {
     "accuracy": "Accuracy",
     "speed": "Speed",
     "memory": "Memory",
+    "batches": "Several pairs in one batch",
     "budget": "Seconds and memory by size",
     "solver": "Solvers",
     "robustness": "Robustness",
@@ -112,6 +113,7 @@ RENDERERS = {
     ),
     "speed": speed.to_markdown,
     "memory": memory.to_markdown,
+    "batches": batches.to_markdown,
     "budget": budget.to_markdown,
     "solver": solver.to_markdown,
     "robustness": robustness_tables.to_markdown,
