@@ -260,7 +260,6 @@ def test_limits_lie_between_good_and_spoilt() -> None:
     assert chosen["outside_percent"] == [10.0, 40.0], "good ones lose less"
     assert limits.choose_outside([record("c", 2.1, False)]) == [25.0, 40.0]
     assert limits.choose_outside([record("c", 4.1, False), record("d", 9.0, True)]) == [45.0, None]
-    assert limits.worst_half([*many(), record("low", 0.15, False)], "nmi") is None
     swapped = [{**one, "spoilt": not one["spoilt"]} for one in many()]
     assert limits.choose_least(swapped, "nmi") is None, "a number that is high for spoilt pairs chooses nothing"
 

@@ -15,6 +15,7 @@ AGREEMENT = ("correlation", "nmi", "edges", "local", "overlap")
 STATISTICS = ("size", "spread_0", "spread_1", "spread_2", "lean_1", "lean_2", "mean", "deviation")
 OF_ONE_KIND = ("correlation", "local")  # mean nothing where the two images differ in kind
 WORTH = 0.01  # that a number must add to the share of spoilt cases flagged, less that of good ones, to be given a limit
+CLEAR = 0.85  # that share of a number by itself, from which it is given a limit of failure in any case
 Record = Mapping[str, Any]
 
 
@@ -118,20 +119,9 @@ def choose_limits(
     kept["outside_percent"] = choose_outside(records)
     kept["unlike"] = [choose_unlike(records, trained_on["statistics"]), None]
     others = [_flagged(record, Limits.of(kept), trained_on) for record in records]
-    together = choose_together(records, names, others)
-    return {
-        **kept,
-        **{f"least_{name}": [None, value] for name in names if (value := worst_half(records, name))},
-        **together,
-    }
-
-
-def worst_half(records: Sequence[Record], name: str) -> float | None:
-    """Return the median of a number over the spoilt cases, a limit of failure; None unless all good cases lie above."""
-    good, bad = ([v for r in records if r["spoilt"] is side and (v := value_of(r, name)) is not None]
-                 for side in (False, True))  # fmt: skip
-    found = round(float(np.median(bad)), 3) if bad else math.inf
-    return found if good and found < min(good) else None
+    clear = {name: offer for name in names if (offer := choose_least(records, name, CLEAR))}
+    failures = {f"least_{name}": [None, failed] for name, (_, failed, _) in clear.items()}
+    return {**kept, **failures, **choose_together(records, names, others)}
 
 
 def _flagged(record: Record, limits: Limits, trained_on: Mapping[str, Any]) -> bool:
