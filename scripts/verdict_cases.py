@@ -2,8 +2,8 @@
 
 Half of the cases choose the limits, the other half tells how well they do. Each case is registered once and its numbers
 are kept in --output_dir, so that a run that was stopped goes on, and limits can be changed without registering again.
-It needs the images of --data_dir (their licences do not allow them here); volumes take some twenty minutes on one core,
-slices some three.
+It needs the images of --data_dir (their licences do not allow them here). Brains take some twenty to forty minutes on
+one core, abdomens an hour, slices three minutes.
 
 examples:
   verdict_cases.py --bundle vtn --data_dir ../shared/data --output_dir verdicts

@@ -90,6 +90,16 @@ def test_an_image_that_is_unlike_in_many_ways_gets_one_sentence() -> None:
     assert "size of its content is 5000 ml" in sentence and sentence.endswith("1200 ml, and 1 more of its numbers")
 
 
+def test_slices_have_areas_and_no_feet() -> None:
+    numbers = {"spacing": [1.0, 1.0], "size": 50.0, "spread_1": 30.0}
+    for name, ranges, words in (
+        ("size", [100, 110], "the size of its content is 50 cm², theirs 100 to 110 cm²"),
+        ("spread_1", [60, 65], "the extent of its content along y is 30 mm, theirs 60 to 65 mm"),
+    ):
+        (sentence,) = judge({"input": {"moving": numbers}}, LIMITS, {"statistics": {name: ranges}})["reasons"]
+        assert sentence.endswith(words)
+
+
 def test_what_is_not_there_is_not_judged() -> None:
     assert judge({}) == {"level": "ok", "reasons": []}
     assert judge(changed("input", "fixed", "size", value=1e9), LIMITS)["level"] == "ok", "nothing known of training"

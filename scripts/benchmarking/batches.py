@@ -53,7 +53,7 @@ def batches(
         {"command", "versions", "machine", "rows"}.
     """
     names = found_bundles() if bundle is None else bundle.split(",") if isinstance(bundle, str) else list(bundle)
-    given = {"bundle": bundle and ",".join(names), "batch": batch, "device": device}
+    given = {"bundle": ",".join(names), "batch": batch, "device": device}
     given |= {"threads": threads, "repeats": repeats}
     torch.set_num_threads(threads)
     result: dict[str, Any] = {

@@ -42,7 +42,7 @@ def choose_least(
     flagged = flagged or [False] * len(records)
     known = [(value_of(r, name), r["spoilt"], before) for r, before in zip(records, flagged, strict=True)]
     good, bad = ([v for v, spoilt, _ in known if spoilt is side and v is not None] for side in (False, True))
-    values = np.unique([value for value, *_ in known if value is not None])
+    values = np.unique([value for value, _, before in known if value is not None and not before])
     gaps = (values[1:] + values[:-1]) / 2
     if not good or not bad or not len(gaps):
         return None
@@ -118,9 +118,9 @@ def choose_limits(
     names = [name for name in AGREEMENT if fitting or name not in OF_ONE_KIND]
     kept["outside_percent"] = choose_outside(records)
     kept["unlike"] = [choose_unlike(records, trained_on["statistics"]), None]
-    others = [_flagged(record, Limits.of(kept), trained_on) for record in records]
     clear = {name: offer for name in names if (offer := choose_least(records, name, CLEAR))}
     failures = {f"least_{name}": [None, failed] for name, (_, failed, _) in clear.items()}
+    others = [_flagged(record, Limits.of({**kept, **failures}), trained_on) for record in records]
     return {**kept, **failures, **choose_together(records, names, others)}
 
 

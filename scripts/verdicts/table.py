@@ -16,7 +16,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
 WANTED = 0.95
 HALVES = ("chosen_on", "reported_on")
-SHARED = "Images of real people are in both halves, in other pairs or another order: there are too few to part them."
+SHARED = "The same people and synthetic bodies are in both halves, in other pairs or another order."
 HEAD = """\
 | bundle | spoilt pairs: flagged | of these failed | good pairs: not flagged | on the half that chose: spoilt, good |
 |---|---:|---:|---:|---:|

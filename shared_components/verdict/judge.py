@@ -19,7 +19,7 @@ WORDS = {
     "overlap": "overlap of the contents",
 }
 _AXES = {  # of slices nobody knows how they lie in the body
-    2: ("along the first axis", "along the second axis"),
+    2: ("along x", "along y"),
     3: ("from left to right", "from back to front", "from feet to head"),
 }
 STATISTICS = {
